@@ -1,0 +1,212 @@
+/* Every byte that processes share: offsets, word formats, limits. README.md beside this folder says who writes which field
+ * with which memory order. Little-endian hosts only; a change of anything here is a new FC_ABI_VERSION. */
+#ifndef FC_LAYOUT_H
+#define FC_LAYOUT_H
+
+#include <assert.h>
+#include <stddef.h>
+#include <stdint.h>
+
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the shared layout is little-endian");
+
+#define FC_MAGIC 0x6D6D6F6374736166ULL /* "fastcomm" */
+#define FC_ABI_VERSION 1u
+#define FC_PAGE 4096u
+
+/* ------------------------------------------------------------------------------------------------ segment header -- */
+
+enum { FC_KIND_RING = 1, FC_KIND_BUS = 2 };
+enum { FC_SEGMENT_ACTIVE = 1, FC_SEGMENT_UNLINKED = 2 };
+enum { FC_MAX_SECTIONS = 8, FC_MAX_NAME = 192, FC_PARAMETERS = 8 };
+
+typedef struct {
+    uint64_t offset, size; /* bytes from the start of the segment; offset a multiple of FC_PAGE */
+} fc_section_t;
+
+/*   0 +--------------------------------------------------+
+ *     | magic | abi | kind | total_size | ...            |  written once, before magic (release); read-only afterwards
+ * 512 +--------------------------------------------------+
+ *     | state | mutating | deaths | last_dead | scan_due |  changed while in use
+ * 640 +--------------------------------------------------+
+ */
+typedef struct {
+    uint64_t magic;
+    uint32_t abi_version;
+    uint32_t kind;
+    uint64_t total_size;
+    uint32_t max_participants;
+    uint32_t creator_pid;
+    int64_t created_ns; /* CLOCK_REALTIME */
+    uint8_t boot_id[16];
+    uint32_t name_length; /* bytes of UTF-8 */
+    uint32_t section_count;
+    fc_section_t sections[FC_MAX_SECTIONS];
+    uint64_t parameters[FC_PARAMETERS]; /* what the kind needs to know of its sizes */
+    char name[FC_MAX_NAME];
+    uint8_t unused0[64];
+
+    uint32_t state;      /* FC_SEGMENT_* */
+    uint32_t mutating;   /* 1 while the holder of the gate changes tables: found set, they need repair */
+    uint32_t deaths;     /* participants that were found dead since creation */
+    uint32_t last_dead;  /* pid of the latest of them */
+    uint64_t scan_due;   /* CLOCK_MONOTONIC ns from which the next scan for dead participants is due */
+    uint8_t unused2[104];
+} fc_header_t;
+
+_Static_assert(offsetof(fc_header_t, sections) == 64, "layout");
+_Static_assert(offsetof(fc_header_t, parameters) == 192, "layout");
+_Static_assert(offsetof(fc_header_t, name) == 256, "layout");
+_Static_assert(offsetof(fc_header_t, state) == 512, "layout");
+_Static_assert(sizeof(fc_header_t) == 640, "layout");
+
+/* Locks are taken on bytes of the file far beyond its contents: the gate, then one byte for each participant. */
+#define FC_LOCK_GATE (1LL << 60)
+#define FC_LOCK_PARTICIPANTS (FC_LOCK_GATE + 1)
+
+/* --------------------------------------------------------------------------------------------------- participants -- */
+
+enum { FC_SLOT_FREE = 0, FC_SLOT_JOINING = 1, FC_SLOT_LIVE = 2, FC_SLOT_LEAVING = 3 };
+
+typedef struct {
+    uint32_t state;      /* FC_SLOT_* */
+    uint32_t generation; /* one more at each join: names this holder of the slot for ever */
+    uint32_t pid;
+    uint32_t fd_armed;   /* 1: its doorbell FIFO exists and may have a sleeper */
+    int64_t joined_ns;   /* CLOCK_MONOTONIC */
+    uint8_t unused[40];
+} fc_participant_t;
+
+_Static_assert(sizeof(fc_participant_t) == 64, "a participant is one cache line");
+
+/* ----------------------------------------------------------------------------------------------------------- ring -- */
+
+#define FC_CELL 64u
+#define FC_CELL_LOG2 6u
+#define FC_MIN_CELLS 16u
+#define FC_MAX_CELLS (1u << 26)
+#define FC_MAX_RECORD_CELLS 65535u
+
+/* tail word: pos:36 | owner:12 | len:16, the last claim: `owner` took cells [pos - len, pos) */
+#define FC_POS_BITS 36
+#define FC_POS_MASK ((1ULL << FC_POS_BITS) - 1)
+#define FC_MAX_OWNER 4094u
+#define FC_OWNER_CLOSED 4095u /* with len 0: the ring takes no more claims until it is reopened */
+
+/* header word, one for each cell: tag:32 | owner:12 | len:16 | state:4; tag = lap of that cell = pos / cells */
+enum {
+    FC_NEVER = 0,
+    FC_WRITING = 1,
+    FC_COMMITTED = 2,
+    FC_PAD = 3,
+    FC_ABORTED = 4,
+    FC_INTERIOR = 5,
+};
+
+/* Before the payload of a record, in its first cell. */
+typedef struct {
+    uint32_t nbytes; /* of the payload */
+    uint32_t epoch;  /* of the ring, as the sender knew it */
+} fc_record_prefix_t;
+
+/* A place to sleep. One wait is one cache line, apart from everything that is written without sleeping. */
+typedef struct {
+    uint32_t bell;     /* the futex word: changes at every ring */
+    uint32_t sleeping; /* FC_SLEEP_* bits: who has to be rung */
+} fc_wait_t;
+
+enum { FC_SLEEP_FUTEX = 1, FC_SLEEP_FD = 2 };
+
+/* Words that different sides write stand 128 bytes apart: two lines, as adjacent lines are fetched in pairs. */
+typedef struct {
+    uint32_t cells; /* power of two; read-only after creation, as is the rest of this line */
+    uint32_t one_producer;
+    uint8_t unused0[120];
+    uint64_t tail; /* 128: written by claimers */
+    uint8_t unused1[120];
+    uint64_t head; /* 256: written by the consumer: first cell that it has not yet released, pos:36 */
+    uint64_t aborted; /*   claims of dead producers that it skipped */
+    uint8_t unused2[112];
+    fc_wait_t not_empty; /* 384: the consumer sleeps here */
+    uint8_t unused3[120];
+    fc_wait_t not_full; /* 512: producers sleep here */
+    uint8_t unused4[120];
+    uint32_t consumer; /* 640: owner number of the consumer, 0: none */
+    uint32_t producer; /* the same for the producer of a one_producer ring */
+    uint32_t epoch;    /* whom records are meant for; a record with another epoch is dropped by the receiver */
+    uint32_t consumer_deaths; /* consumers that were found dead */
+    uint64_t misdirected; /* records dropped for that reason */
+    uint64_t discarded;   /* committed records that their receiver left unread when it went */
+    uint8_t unused6[96];
+} fc_ring_t;
+
+_Static_assert(offsetof(fc_ring_t, tail) == 128, "layout");
+_Static_assert(offsetof(fc_ring_t, head) == 256, "layout");
+_Static_assert(offsetof(fc_ring_t, not_empty) == 384, "layout");
+_Static_assert(offsetof(fc_ring_t, not_full) == 512, "layout");
+_Static_assert(offsetof(fc_ring_t, consumer) == 640, "layout");
+_Static_assert(sizeof(fc_ring_t) == 768, "layout");
+
+/* A ring in memory: fc_ring_t | uint64_t header[cells] | data, 64 bytes for each cell. */
+#define FC_RING_BYTES(cells) (sizeof(fc_ring_t) + (uint64_t)(cells) * (8 + FC_CELL))
+
+/* ------------------------------------------------------------------------------------------------------------ bus -- */
+
+enum { FC_SECTION_PARTICIPANTS = 0, FC_SECTION_RING = 1 }; /* of a ring segment */
+enum { FC_SECTION_AGENTS = 1, FC_SECTION_SUBSCRIPTIONS = 2, FC_SECTION_INBOXES = 3 }; /* of a bus */
+
+enum { FC_MAX_AGENT_NAME = 80, FC_MAX_PATTERN = 192 };
+
+typedef struct {
+    uint32_t version;     /* odd while it is written */
+    uint32_t initialised; /* 1: the inbox has been laid out once; it is never laid out again */
+    uint32_t name_length;
+    uint32_t unused0;
+    char name[FC_MAX_AGENT_NAME];
+    uint8_t unused1[32];
+} fc_agent_t;
+
+_Static_assert(sizeof(fc_agent_t) == 128, "layout");
+
+/* The subscription table: fc_subscriptions_t, then fc_subscription_t[capacity]. Written under the gate only. */
+#define FC_CHANGE_LOG 256u
+
+typedef struct {
+    uint32_t capacity;
+    uint32_t unused0;
+    uint8_t unused1[120];
+    uint64_t generation; /* 128: how many changes there have been; publishers load it at each publish */
+    uint64_t rescan;     /* a reader that knows a generation below this one can't use the log */
+    uint8_t unused2[112];
+    uint64_t log[FC_CHANGE_LOG]; /* 256: change g is at g % FC_CHANGE_LOG: generation:32 (low bits) | entry:32 */
+} fc_subscriptions_t;
+
+_Static_assert(offsetof(fc_subscriptions_t, generation) == 128, "layout");
+_Static_assert(sizeof(fc_subscriptions_t) == 256 + 8 * FC_CHANGE_LOG, "layout");
+
+typedef struct {
+    uint32_t version; /* odd while it is written */
+    uint32_t owner;   /* of the inbox: slot + 1; 0: the entry is free */
+    uint32_t epoch;   /* of the inbox */
+    uint32_t pattern_length;
+    char pattern[FC_MAX_PATTERN]; /* UTF-8 */
+    uint8_t unused[48];
+} fc_subscription_t;
+
+_Static_assert(sizeof(fc_subscription_t) == 256, "layout");
+
+/* What a bus message begins with, as the payload of its record: this, the sender's name, the subject, the data. */
+enum { FC_DATA_BYTES = 0, FC_DATA_ENCODED = 1 };
+
+typedef struct {
+    uint64_t sequence; /* of the publisher: its messages are 1, 2, 3... */
+    int64_t sent_ns;   /* CLOCK_MONOTONIC */
+    uint16_t sender;   /* owner number */
+    uint16_t subject_length;
+    uint8_t sender_length;
+    uint8_t data_kind; /* FC_DATA_* */
+    uint16_t unused;
+} fc_envelope_t;
+
+_Static_assert(sizeof(fc_envelope_t) == 24, "layout");
+
+#endif

@@ -1,0 +1,81 @@
+"""The ring's protocol for the modules that are laid over it; the description is in protocol.pyx."""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from fastcomm._core.layout cimport fc_ring_t
+
+cdef enum:
+    RING_OK = 0
+    RING_FULL = 1
+    RING_EMPTY = 2
+    RING_BUSY = 3      # the record at the head is claimed and not committed
+    RING_CLOSED = 4    # takes no claims
+    RING_FENCED = 5    # the claim was given up: its owner was taken for dead
+    RING_CORRUPT = 6
+
+
+# A process's private view of one ring.
+cdef struct ring_t:
+    fc_ring_t *shared
+    uint64_t *headers
+    unsigned char *data
+    uint64_t mask
+    uint32_t cells
+    uint32_t log2_cells
+    uint32_t max_cells     # of one record or one run
+    uint32_t owner         # number that our claims bear
+    uint64_t last_tail     # the tail word that our last claim left
+    uint64_t known_head    # head as read then; good while the tail is still last_tail
+
+
+cdef struct claim_t:
+    uint64_t position      # of its first cell
+    uint32_t cells
+
+
+cdef struct record_t:
+    const unsigned char *payload
+    uint32_t nbytes
+    uint32_t epoch
+    uint32_t owner
+    uint32_t cells
+    uint64_t header        # BUSY: the word that was read
+
+
+cdef inline uint32_t record_cells(uint64_t nbytes) noexcept nogil:
+    """Cells that a record of so many payload bytes takes: 8 bytes of prefix, rounded up to 64."""
+    return <uint32_t>((nbytes + 8 + 63) >> 6)
+
+
+cdef inline unsigned char *ring_payload(ring_t *ring, uint64_t position) noexcept nogil:
+    """Where the payload of a claim at `position` begins."""
+    return ring.data + ((position & ring.mask) << 6) + 8
+
+
+cdef void ring_format(unsigned char *memory, uint32_t cells, bint one_producer, uint64_t start) noexcept nogil
+cdef bint ring_attach(ring_t *ring, unsigned char *memory, size_t size, uint32_t owner) noexcept nogil
+
+cdef int ring_claim_run(ring_t *ring, const uint32_t *cells, size_t count, claim_t *claim,
+                        size_t *taken) noexcept nogil
+cdef int ring_claim(ring_t *ring, uint32_t cells, claim_t *claim) noexcept nogil
+cdef void ring_write_prefix(ring_t *ring, uint64_t position, uint64_t nbytes, uint32_t epoch) noexcept nogil
+cdef void ring_write_record(ring_t *ring, uint64_t position, const void *data, uint64_t nbytes,
+                            uint32_t epoch) noexcept nogil
+cdef void ring_store_inner(ring_t *ring, uint64_t position, uint32_t cells) noexcept nogil
+cdef int ring_commit(ring_t *ring, const claim_t *claim, uint32_t cells) noexcept nogil
+cdef int ring_abort(ring_t *ring, const claim_t *claim) noexcept nogil
+cdef uint32_t ring_wake_consumer(ring_t *ring) noexcept nogil
+
+cdef int ring_peek(ring_t *ring, uint64_t *position, record_t *record) noexcept nogil
+cdef bint ring_abort_dead(ring_t *ring, uint64_t position, const record_t *record) noexcept nogil
+cdef uint32_t ring_release(ring_t *ring, uint64_t position) noexcept nogil
+
+cdef void ring_close(ring_t *ring) noexcept nogil
+cdef void ring_reopen(ring_t *ring) noexcept nogil
+cdef void ring_resolve_dead(ring_t *ring, uint32_t owner) noexcept nogil
+
+cdef uint64_t ring_unread(ring_t *ring) noexcept nogil
+cdef uint64_t ring_depth(ring_t *ring) noexcept nogil
+cdef bint ring_has_room(ring_t *ring, uint32_t cells) noexcept nogil
+cdef int64_t ring_spin_for_record(ring_t *ring, uint64_t position, int64_t budget) noexcept nogil
+cdef int64_t ring_spin_for_room(ring_t *ring, uint32_t cells, int64_t budget) noexcept nogil

@@ -1,0 +1,117 @@
+"""Sleeping in asyncio: coroutines wait until a byte arrives in a FIFO, level-triggered, without a thread.
+
+The FIFO belongs to one participant of a segment. Whoever makes true what it waits for sees its flag in the segment and
+writes a byte (fastcomm/_core/wait.pyx has the argument). A byte may come when nobody waits any more, and one byte may stand for
+several records: state is the truth, the byte is a hint.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
+
+SLICE_SECONDS = 0.5  # a waker can be killed before it rings: look again after this long
+
+
+class Deadline:
+    """When a waiting call has to end. `seconds` None: never."""
+
+    def __init__(self, seconds: float | None) -> None:
+        if seconds is not None and not seconds >= 0:
+            raise ValueError(f"timeout is {seconds!r}; it must be None (wait for ever) or a number of seconds >= 0")
+        self.started = time.monotonic()
+        self.seconds = seconds
+
+    def left(self) -> float | None:
+        """Seconds, never below 0; None: no end."""
+        return None if self.seconds is None else max(0.0, self.started + self.seconds - time.monotonic())
+
+    def waited(self) -> float:
+        return time.monotonic() - self.started
+
+
+class Doorbell:
+    """The read end of a participant's FIFO and the coroutines that wait for it. One event loop at a time."""
+
+    def __init__(self, open_fifo: Callable[[], int]) -> None:
+        self._fd = open_fifo()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiters: set[asyncio.Future[None]] = set()
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def drain(self) -> None:
+        """Read the bytes that are there."""
+        try:
+            while len(os.read(self._fd, 4096)) == 4096:
+                pass
+        except BlockingIOError:
+            pass
+
+    def attach(self) -> None:
+        """Have the running loop watch the FIFO."""
+        from asyncio import get_running_loop
+
+        loop = get_running_loop()
+        if loop is self._loop:
+            return
+        if self._loop is not None and not self._loop.is_closed():
+            if self._waiters:
+                raise RuntimeError("coroutines of another running event loop wait on this handle; open a handle per loop")
+            self._loop.remove_reader(self._fd)
+        loop.add_reader(self._fd, self._rung)
+        self._loop = loop
+        self._waiters.clear()
+
+    def _rung(self) -> None:
+        self.drain()
+        for future in self._waiters:
+            if not future.done():
+                future.set_result(None)
+
+    async def wait(self, seconds: float | None) -> None:
+        """Return when the bell rang, or after `seconds`, or after SLICE_SECONDS. The caller has called attach()."""
+        assert self._loop is not None
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._waiters.add(future)
+        slice_ends = self._loop.call_later(
+            SLICE_SECONDS if seconds is None else max(0.0, min(seconds, SLICE_SECONDS)), _finish, future
+        )
+        try:
+            await future
+        finally:
+            slice_ends.cancel()
+            self._waiters.discard(future)
+
+    def wake(self) -> None:
+        """Make every waiter look again, from any thread."""
+        if self._fd >= 0:
+            try:
+                os.write(self._fd, b"\0")
+            except BlockingIOError:
+                pass
+
+    def close(self) -> None:
+        if self._fd < 0:
+            return
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.remove_reader(self._fd)
+            self._rung()
+        os.close(self._fd)
+        self._fd = -1
+
+    def abandon(self) -> None:
+        """In the child of a fork: the loop is the parent's."""
+        os.close(self._fd)
+        self._fd = -1
+
+
+def _finish(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -1,0 +1,60 @@
+"""Where segments lie, which there are, and removing those that nobody uses."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from fastcomm._core.segment import Segment, file_name
+
+DEFAULT_DIRECTORY = "/dev/shm"
+_FILE = re.compile(r"fastcomm\.\d+\.[0-9a-f]{16}")
+
+
+def segment_path(name: str, directory: str | os.PathLike[str] | None = None, uid: int | None = None) -> str:
+    """The file of a segment. `directory` None: FASTCOMM_DIR, else /dev/shm. `uid`: its creator's, None for this process's."""
+    folder = os.fspath(directory) if directory is not None else os.environ.get("FASTCOMM_DIR") or DEFAULT_DIRECTORY
+    return os.path.join(folder, file_name(name, uid))
+
+
+@contextmanager
+def entered(segment: Segment) -> Iterator[Segment]:
+    """For a segment just opened, whose gate is ours: leave it at the end; if the block fails, close the segment too."""
+    try:
+        yield segment
+    except BaseException:
+        segment.leave_gate()
+        segment.close()
+        raise
+    segment.leave_gate()
+
+
+class SegmentInfo(NamedTuple):
+    """A segment file. `problem` says why the rest could not be read, or is None. Sizes in bytes."""
+
+    path: str
+    name: str
+    kind: str
+    size: int
+    resident: int
+    participants: int
+    alive: int
+    problem: str | None
+
+
+def list_segments(directory: str | os.PathLike[str] | None = None) -> list[SegmentInfo]:
+    """The segments in a directory, of every user whose files can be read; disturbs nobody."""
+    folder = os.fspath(directory) if directory is not None else os.environ.get("FASTCOMM_DIR") or DEFAULT_DIRECTORY
+    paths = (os.path.join(folder, entry) for entry in sorted(os.listdir(folder)) if _FILE.fullmatch(entry))
+    return [SegmentInfo(**found) for found in map(inspect, paths) if found is not None]
+
+
+def clean_segments(directory: str | os.PathLike[str] | None = None) -> list[str]:
+    """Remove the segments whose participants are all dead, and their doorbell FIFOs; returns the paths removed.
+
+    Safe beside running programs: it takes each segment's gate, as everybody does who joins.
+    """
+    return [info.path for info in list_segments(directory) if remove_if_dead(info.path)]
