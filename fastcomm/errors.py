@@ -34,7 +34,7 @@ class MessageTooLargeError(FastCommError, ValueError):
 
 
 class PeerDiedError(FastCommError):
-    """A peer was killed and nobody is left who could end the wait. `pid`: the last that died, 0 if unknown."""
+    """A peer was killed and nobody is left to end the wait. `pid`: the last that died, 0 if unknown."""
 
     def __init__(self, message: str = "", *, pid: int = 0) -> None:
         super().__init__(message)
