@@ -62,6 +62,9 @@ DIRECTIVES = {
     "wraparound": False,
     "initializedcheck": DEBUG,
     "cdivision": True,
+    # No names that the stubs would have to list. A class without __reduce__ then refuses to be pickled.
+    "auto_pickle": False,
+    "autotestdict": False,
 }
 
 
