@@ -8,81 +8,125 @@ stay small.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
-from fastcomm._version import __version__ as __version__
+from fastcomm._version import __version__
 
+# Type checkers take this name for true. The constant of that name in `typing` would load `typing`.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from fastcomm._core.codec import decode as decode
-    from fastcomm._core.codec import encode as encode
-    from fastcomm._core.codec import encode_into as encode_into
-    from fastcomm._core.message import Message as Message
-    from fastcomm.agent import Agent as Agent
-    from fastcomm.agent import Subscription as Subscription
-    from fastcomm.bus import AgentInfo as AgentInfo
-    from fastcomm.bus import Bus as Bus
-    from fastcomm.bus import connect as connect
-    from fastcomm.errors import AbiMismatchError as AbiMismatchError
-    from fastcomm.errors import BusMismatchError as BusMismatchError
-    from fastcomm.errors import ClosedError as ClosedError
-    from fastcomm.errors import CorruptSegmentError as CorruptSegmentError
-    from fastcomm.errors import DecodeError as DecodeError
-    from fastcomm.errors import Empty as Empty
-    from fastcomm.errors import EncodeError as EncodeError
-    from fastcomm.errors import FastCommError as FastCommError
-    from fastcomm.errors import FencedError as FencedError
-    from fastcomm.errors import ForkedError as ForkedError
-    from fastcomm.errors import Full as Full
-    from fastcomm.errors import InvalidNameError as InvalidNameError
-    from fastcomm.errors import InvalidSubjectError as InvalidSubjectError
-    from fastcomm.errors import MessageTooLargeError as MessageTooLargeError
-    from fastcomm.errors import NameTakenError as NameTakenError
-    from fastcomm.errors import PeerDiedError as PeerDiedError
-    from fastcomm.errors import RecordPinnedError as RecordPinnedError
-    from fastcomm.errors import RoleTakenError as RoleTakenError
-    from fastcomm.errors import SegmentError as SegmentError
-    from fastcomm.errors import SegmentExistsError as SegmentExistsError
-    from fastcomm.errors import SegmentNotFoundError as SegmentNotFoundError
-    from fastcomm.errors import SegmentVanishedError as SegmentVanishedError
-    from fastcomm.errors import ShmFullError as ShmFullError
-    from fastcomm.errors import TableFullError as TableFullError
-    from fastcomm.rings import RingBuffer as RingBuffer
-    from fastcomm.rings import RingStats as RingStats
-    from fastcomm.subjects import SubjectRegistry as SubjectRegistry
-    from fastcomm.subjects import collides as collides
-    from fastcomm.subjects import is_subset as is_subset
-    from fastcomm.subjects import is_valid_pattern as is_valid_pattern
-    from fastcomm.subjects import is_valid_subject as is_valid_subject
-    from fastcomm.subjects import matches as matches
+    from fastcomm._core.codec import decode, encode, encode_into
+    from fastcomm._core.message import Message
+    from fastcomm.agent import Agent, Subscription
+    from fastcomm.bus import AgentInfo, Bus, connect
+    from fastcomm.errors import (
+        AbiMismatchError,
+        BusMismatchError,
+        ClosedError,
+        CorruptSegmentError,
+        DecodeError,
+        Empty,
+        EncodeError,
+        FastCommError,
+        FencedError,
+        ForkedError,
+        Full,
+        InvalidNameError,
+        InvalidSubjectError,
+        MessageTooLargeError,
+        NameTakenError,
+        PeerDiedError,
+        RecordPinnedError,
+        RoleTakenError,
+        SegmentError,
+        SegmentExistsError,
+        SegmentNotFoundError,
+        SegmentVanishedError,
+        ShmFullError,
+        TableFullError,
+    )
+    from fastcomm.rings import RingBuffer, RingStats
+    from fastcomm.subjects import (
+        SubjectRegistry,
+        collides,
+        is_subset,
+        is_valid_pattern,
+        is_valid_subject,
+        matches,
+    )
 
-# The same names again, for run time; tests/test_api.py holds the two lists together.
-_NAMES_BY_MODULE = {
-    "fastcomm._core.codec": "decode encode encode_into",
-    "fastcomm._core.message": "Message",
-    "fastcomm.agent": "Agent Subscription",
-    "fastcomm.bus": "AgentInfo Bus connect",
-    "fastcomm.errors": """
-        AbiMismatchError BusMismatchError ClosedError CorruptSegmentError DecodeError Empty EncodeError
-        FastCommError FencedError ForkedError Full InvalidNameError InvalidSubjectError MessageTooLargeError
-        NameTakenError PeerDiedError RecordPinnedError RoleTakenError SegmentError SegmentExistsError
-        SegmentNotFoundError SegmentVanishedError ShmFullError TableFullError
-    """,
-    "fastcomm.rings": "RingBuffer RingStats",
-    "fastcomm.subjects": "SubjectRegistry collides is_subset is_valid_pattern is_valid_subject matches",
+__all__ = [
+    "AbiMismatchError",
+    "Agent",
+    "AgentInfo",
+    "Bus",
+    "BusMismatchError",
+    "ClosedError",
+    "CorruptSegmentError",
+    "DecodeError",
+    "Empty",
+    "EncodeError",
+    "FastCommError",
+    "FencedError",
+    "ForkedError",
+    "Full",
+    "InvalidNameError",
+    "InvalidSubjectError",
+    "Message",
+    "MessageTooLargeError",
+    "NameTakenError",
+    "PeerDiedError",
+    "RecordPinnedError",
+    "RingBuffer",
+    "RingStats",
+    "RoleTakenError",
+    "SegmentError",
+    "SegmentExistsError",
+    "SegmentNotFoundError",
+    "SegmentVanishedError",
+    "ShmFullError",
+    "SubjectRegistry",
+    "Subscription",
+    "TableFullError",
+    "__version__",
+    "collides",
+    "connect",
+    "decode",
+    "encode",
+    "encode_into",
+    "is_subset",
+    "is_valid_pattern",
+    "is_valid_subject",
+    "matches",
+]
+
+_MODULES = {
+    "fastcomm._core.codec": ("decode", "encode", "encode_into"),
+    "fastcomm._core.message": ("Message",),
+    "fastcomm.agent": ("Agent", "Subscription"),
+    "fastcomm.bus": ("AgentInfo", "Bus", "connect"),
+    "fastcomm.rings": ("RingBuffer", "RingStats"),
+    "fastcomm.subjects": (
+        "SubjectRegistry",
+        "collides",
+        "is_subset",
+        "is_valid_pattern",
+        "is_valid_subject",
+        "matches",
+    ),
 }
-_HOME = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names.split()}
-
-__all__ = sorted([*_HOME, "__version__"])
+# Every public name that is in none of these modules is an exception.
+_HOMES = dict.fromkeys(__all__, "fastcomm.errors") | {
+    name: module for module, names in _MODULES.items() for name in names
+}
 
 
 def __getattr__(name: str) -> object:
-    home = _HOME.get(name)
-    if home is None:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(home), name)
+    value: object = getattr(import_module(_HOMES[name]), name)
     globals()[name] = value  # the next use is an ordinary look-up
     return value
 
 
 def __dir__() -> list[str]:
-    return list(__all__)
+    return __all__.copy()

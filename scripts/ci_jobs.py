@@ -221,7 +221,9 @@ def lint(count: Count) -> None:
     tool = [sys.executable, "-m"]
     count.step("ruff check", [*tool, "ruff", "check"])
     count.step("ruff format", [*tool, "ruff", "format", "--check"])
-    count.step("cython-lint", [VENV / "bin" / "cython-lint", *sources])
+    scripts = Path(sys.executable).parent
+    path = {"PATH": f"{scripts}:{os.environ['PATH']}"}  # cython-lint starts pycodestyle
+    count.step("cython-lint", [scripts / "cython-lint", *sources], env=path)
     count.step("mypy", [*tool, "mypy"])
     count.step("stubtest", [*tool, "mypy.stubtest", "fastcomm"])
     shutil.rmtree(BUILD / WERROR.name, ignore_errors=True)  # a module that is up to date shows no warnings

@@ -145,7 +145,8 @@ class TestTheReadersOfImports:
         source = tmp_path / "x.pyx"
         source.write_text(
             "cimport cython\nfrom libc.stdint cimport uint64_t\nimport os, numpy as np\n"
-            "from . cimport layout\nfrom fastcomm._core.ring cimport (\n    Ring,\n)\ndef f():\n    import asyncio\n"
+            "from . cimport layout\nfrom fastcomm._core.ring cimport (\n    Ring,\n)\n"
+            "def f():\n    import asyncio\n"
         )
         assert list(imports_of_cython(source)) == [
             "cython",
