@@ -4,79 +4,137 @@ Switches, read from the environment:
 
 FASTCOMM_DEBUG=1                   bounds checks, C assertions and the fault hooks that crash tests stop at
 FASTCOMM_SANITIZE=address,undefined | thread
-FASTCOMM_ANNOTATE=1                write the HTML reports of ``cython -a`` beside the sources
-FASTCOMM_WERROR=1                  warnings are errors (CI)
+FASTCOMM_ANNOTATE=1                write the HTML reports of ``cython -a`` beside the generated C
+FASTCOMM_WERROR=1                  warnings of Cython and of the C compiler are errors (CI)
+
+Each combination of switches is a variant with a folder of its own, ``build/<variant>``, for generated C,
+objects and modules: a variant never picks up what another one left.
 """
 
 import os
 import platform
+import sys
 from pathlib import Path
 
-from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 if platform.system() != "Linux":
     raise SystemExit(
         f"fastcomm needs Linux (futex, OFD locks, posix_fallocate); this is {platform.system()}."
     )
 
-DEBUG = os.environ.get("FASTCOMM_DEBUG", "0") not in ("", "0")
-SANITIZE = os.environ.get("FASTCOMM_SANITIZE", "")
-ANNOTATE = os.environ.get("FASTCOMM_ANNOTATE", "0") not in ("", "0")
-WERROR = os.environ.get("FASTCOMM_WERROR", "0") not in ("", "0")
 
+def switch(name: str) -> bool:
+    return os.environ.get(name, "0") not in ("", "0")
+
+
+SANITIZERS = {"": "", "address,undefined": "asan", "thread": "tsan"}
+
+DEBUG = switch("FASTCOMM_DEBUG")
+ANNOTATE = switch("FASTCOMM_ANNOTATE")
+WERROR = switch("FASTCOMM_WERROR")
+SANITIZE = os.environ.get("FASTCOMM_SANITIZE", "")
+if SANITIZE not in SANITIZERS:
+    raise SystemExit(f"FASTCOMM_SANITIZE={SANITIZE!r}: choose one of {sorted(filter(None, SANITIZERS))}.")
+
+VARIANT = "-".join(
+    filter(
+        None,
+        (
+            SANITIZERS[SANITIZE],
+            "debug" if DEBUG else "" if SANITIZE else "release",
+            "annotate" if ANNOTATE else "",
+            "werror" if WERROR else "",
+        ),
+    )
+)
+BUILD_BASE = Path("build") / VARIANT
 CORE = Path("fastcomm/_core")
 INCLUDE = CORE / "include"
+JOBS = len(os.sched_getaffinity(0))
 
-# The three exceptions are noise of the C that Cython writes, not of ours.
-compile_args = [
-    "-std=gnu11",
-    "-O1" if DEBUG or SANITIZE else "-O3",
-    "-Wall",
-    "-Wextra",
-    "-Wno-unused-parameter",
-    "-Wno-missing-field-initializers",
-    "-Wno-cast-function-type",
-    "-fvisibility=hidden",
-]
-link_args = []
-macros = []
-if WERROR:
-    compile_args.append("-Werror")
-if DEBUG:
-    macros.append(("FC_DEBUG", "1"))
-    compile_args.append("-UNDEBUG")
-if SANITIZE:
-    flags = [f"-fsanitize={SANITIZE}", "-g", "-fno-omit-frame-pointer"]
-    compile_args += flags
-    link_args += flags
+DIRECTIVES = {
+    "language_level": 3,
+    "binding": True,
+    "embedsignature": True,
+    "boundscheck": DEBUG,
+    "wraparound": False,
+    "initializedcheck": DEBUG,
+    "cdivision": True,
+    # No names that the stubs would have to list. A class without __reduce__ then refuses to be pickled.
+    "auto_pickle": False,
+    "autotestdict": False,
+}
 
-extensions = [
-    Extension(
+
+def compile_args() -> list[str]:
+    # The three exceptions are noise of the C that Cython writes, not of ours.
+    args = [
+        "-std=gnu11",
+        "-O1" if DEBUG or SANITIZE else "-O3",
+        "-Wall",
+        "-Wextra",
+        "-Wno-unused-parameter",
+        "-Wno-missing-field-initializers",
+        "-Wno-cast-function-type",
+        "-fvisibility=hidden",
+    ]
+    if WERROR:
+        args.append("-Werror")
+    if DEBUG:
+        args += ["-g", "-UNDEBUG"]
+    if SANITIZE:
+        args += [*sanitize_args(), "-g", "-fno-omit-frame-pointer"]
+    return args
+
+
+def sanitize_args() -> list[str]:
+    """Undefined behaviour ends the process: a diagnostic that lets it go on is a diagnostic nobody reads."""
+    return [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all"] if SANITIZE else []
+
+
+def extension(source: Path) -> Extension:
+    return Extension(
         f"fastcomm._core.{source.stem}",
         [str(source)],
         include_dirs=[str(INCLUDE)],
         depends=[str(header) for header in sorted(INCLUDE.glob("*.h"))],
-        define_macros=macros,
-        extra_compile_args=compile_args,
-        extra_link_args=link_args,
+        define_macros=[("FC_DEBUG", "1")] if DEBUG else [],
+        extra_compile_args=compile_args(),
+        extra_link_args=sanitize_args(),
     )
-    for source in sorted(CORE.glob("*.pyx"))
-]
+
+
+class BuildExt(build_ext):
+    """Translates to C when compiling, not when metadata are read or an sdist is packed."""
+
+    def run(self) -> None:
+        if self.editable_mode:
+            # An editable install would compile in a temporary folder, all of it each time.
+            self.build_lib = str(BUILD_BASE / f"lib.{self.plat_name}-{sys.implementation.cache_tag}")
+        self.translate()
+        super().run()
+
+    def translate(self) -> None:
+        from Cython.Build import cythonize
+        from Cython.Compiler import Options
+
+        Options.warning_errors = WERROR
+        translated = cythonize(
+            self.extensions,
+            nthreads=JOBS,
+            annotate=ANNOTATE,
+            build_dir=str(BUILD_BASE / "cython"),
+            compiler_directives=DIRECTIVES,
+        )
+        sources = {module.name: module.sources for module in translated}
+        for module in self.extensions:
+            module.sources = sources[module.name]
+
 
 setup(
-    ext_modules=cythonize(
-        extensions,
-        nthreads=os.cpu_count() or 1,
-        annotate=ANNOTATE,
-        compiler_directives={
-            "language_level": 3,
-            "binding": True,
-            "embedsignature": True,
-            "boundscheck": DEBUG,
-            "wraparound": False,
-            "initializedcheck": DEBUG,
-            "cdivision": True,
-        },
-    )
+    ext_modules=[extension(source) for source in sorted(CORE.glob("*.pyx"))],
+    cmdclass={"build_ext": BuildExt},
+    options={"build": {"build_base": str(BUILD_BASE)}, "build_ext": {"parallel": JOBS}},
 )

@@ -1,4 +1,4 @@
-"""Every exception that fastcomm raises. The text says the numbers and the next step; attributes carry the numbers."""
+"""Every exception that fastcomm raises. The text says numbers and next step; attributes carry the numbers."""
 
 import queue
 
@@ -8,7 +8,7 @@ class FastCommError(Exception):
 
 
 class Full(FastCommError, queue.Full):
-    """No room was found in time. `delivered` and `missing` count inboxes when a publish reached some but not all."""
+    """No room was found in time. `delivered` and `missing` count inboxes if a publish reached only some."""
 
     def __init__(self, message: str = "", *, delivered: int = 0, missing: int = 0) -> None:
         super().__init__(message)
@@ -34,7 +34,7 @@ class MessageTooLargeError(FastCommError, ValueError):
 
 
 class PeerDiedError(FastCommError):
-    """A peer was killed and nobody is left who could end the wait. `pid` is the last one that died, 0 if unknown."""
+    """A peer was killed and nobody is left to end the wait. `pid`: the last that died, 0 if unknown."""
 
     def __init__(self, message: str = "", *, pid: int = 0) -> None:
         super().__init__(message)
@@ -42,7 +42,7 @@ class PeerDiedError(FastCommError):
 
 
 class RoleTakenError(FastCommError):
-    """Another live handle, in process `pid`, already is the one consumer (or the one producer) of this ring."""
+    """Another live handle, in process `pid`, already is the one consumer (or producer) of this ring."""
 
     def __init__(self, message: str = "", *, pid: int = 0) -> None:
         super().__init__(message)
@@ -62,7 +62,7 @@ class RecordPinnedError(FastCommError, BufferError):
 
 
 class FencedError(FastCommError):
-    """This process was taken for dead (its lock was lost), so what it had claimed was given up. Nothing was sent."""
+    """This process was taken for dead (its lock was lost) and its claim given up. Nothing was sent."""
 
 
 class ForkedError(FastCommError):

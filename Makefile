@@ -1,0 +1,45 @@
+# `make` prints the menu. The work is in scripts/ci_jobs.py.
+
+PYTHON ?= python3
+VENV := .venv
+STAMP := $(VENV)/.installed
+RUN := $(VENV)/bin/python scripts/ci_jobs.py
+SOURCES := setup.py pyproject.toml scripts/ci_jobs.py $(wildcard \
+	fastcomm/_core/*.pyx fastcomm/_core/*.pxd fastcomm/_core/include/*.h)
+
+.PHONY: menu setup demo test lint asan tsan bench wheel ci-extra clean
+
+menu:
+	@echo 'make setup      a virtual environment in .venv with fastcomm compiled in place (PYTHON=python3.12 to choose)'
+	@echo 'make demo       set up, and show what fastcomm does'
+	@echo 'make test       set up, run the tests on the release build, and the crash tests on the debug build'
+	@echo 'make lint       ruff, cython-lint, mypy, stubtest, a build with warnings as errors'
+	@echo 'make asan       the tests under AddressSanitizer and UndefinedBehaviorSanitizer'
+	@echo 'make tsan       the tests of threads that share a mapping under ThreadSanitizer'
+	@echo 'make bench      measure; see scripts/bench.py for choosing what'
+	@echo 'make wheel      sdist and wheel in dist/, and a smoke test of the wheel in a clean environment'
+	@echo 'make ci-extra   all that CI runs after `make test`: lint, asan, wheel, Python 3.12 and 3.13, bench briefly'
+	@echo 'make clean      remove all that was built, but not .venv'
+
+setup: $(STAMP)
+
+$(STAMP): $(SOURCES)
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit( \
+	  "fastcomm needs Python 3.11 or later, and %s is %d.%d; choose one: make PYTHON=python3.12 ..." \
+	  % ((sys.executable,) + sys.version_info[:2]))'
+	@$(PYTHON) scripts/ci_jobs.py setup
+	@touch $@
+
+demo: $(STAMP)
+	@$(VENV)/bin/fastcomm demo
+
+test lint asan tsan wheel ci-extra: $(STAMP)
+	@$(RUN) $@
+
+bench: $(STAMP)
+	@$(VENV)/bin/python scripts/bench.py
+
+clean:
+	rm -rf build dist *.egg-info fastcomm/_core/*.so fastcomm/_core/*.c fastcomm/_core/*.html $(STAMP)
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find fastcomm tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

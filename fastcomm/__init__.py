@@ -1,0 +1,132 @@
+"""Messages between Python processes on one host, through shared memory and without a broker.
+
+``fastcomm.connect("orders")`` joins a bus; the agent that it returns publishes, subscribes, asks and answers.
+The parts that a bus is made of stand on their own: rings, the codec, the subject registry.
+
+Names are imported at first use: ``import fastcomm`` loads neither numpy nor psutil, so that a hundred agents
+stay small.
+"""
+
+from importlib import import_module
+
+from fastcomm._version import __version__
+
+# Type checkers take this name for true. The constant of that name in `typing` would load `typing`.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from fastcomm._core.codec import decode, encode, encode_into
+    from fastcomm._core.message import Message
+    from fastcomm.agent import Agent, Subscription
+    from fastcomm.bus import AgentInfo, Bus, connect
+    from fastcomm.errors import (
+        AbiMismatchError,
+        BusMismatchError,
+        ClosedError,
+        CorruptSegmentError,
+        DecodeError,
+        Empty,
+        EncodeError,
+        FastCommError,
+        FencedError,
+        ForkedError,
+        Full,
+        InvalidNameError,
+        InvalidSubjectError,
+        MessageTooLargeError,
+        NameTakenError,
+        PeerDiedError,
+        RecordPinnedError,
+        RoleTakenError,
+        SegmentError,
+        SegmentExistsError,
+        SegmentNotFoundError,
+        SegmentVanishedError,
+        ShmFullError,
+        TableFullError,
+    )
+    from fastcomm.rings import RingBuffer, RingStats
+    from fastcomm.subjects import (
+        SubjectRegistry,
+        collides,
+        is_subset,
+        is_valid_pattern,
+        is_valid_subject,
+        matches,
+    )
+
+__all__ = [
+    "AbiMismatchError",
+    "Agent",
+    "AgentInfo",
+    "Bus",
+    "BusMismatchError",
+    "ClosedError",
+    "CorruptSegmentError",
+    "DecodeError",
+    "Empty",
+    "EncodeError",
+    "FastCommError",
+    "FencedError",
+    "ForkedError",
+    "Full",
+    "InvalidNameError",
+    "InvalidSubjectError",
+    "Message",
+    "MessageTooLargeError",
+    "NameTakenError",
+    "PeerDiedError",
+    "RecordPinnedError",
+    "RingBuffer",
+    "RingStats",
+    "RoleTakenError",
+    "SegmentError",
+    "SegmentExistsError",
+    "SegmentNotFoundError",
+    "SegmentVanishedError",
+    "ShmFullError",
+    "SubjectRegistry",
+    "Subscription",
+    "TableFullError",
+    "__version__",
+    "collides",
+    "connect",
+    "decode",
+    "encode",
+    "encode_into",
+    "is_subset",
+    "is_valid_pattern",
+    "is_valid_subject",
+    "matches",
+]
+
+_MODULES = {
+    "fastcomm._core.codec": ("decode", "encode", "encode_into"),
+    "fastcomm._core.message": ("Message",),
+    "fastcomm.agent": ("Agent", "Subscription"),
+    "fastcomm.bus": ("AgentInfo", "Bus", "connect"),
+    "fastcomm.rings": ("RingBuffer", "RingStats"),
+    "fastcomm.subjects": (
+        "SubjectRegistry",
+        "collides",
+        "is_subset",
+        "is_valid_pattern",
+        "is_valid_subject",
+        "matches",
+    ),
+}
+# Every public name that is in none of these modules is an exception.
+_HOMES = dict.fromkeys(__all__, "fastcomm.errors") | {
+    name: module for module, names in _MODULES.items() for name in names
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value  # the next use is an ordinary look-up
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__.copy()

@@ -1,0 +1,287 @@
+"""The jobs behind `make`: set up, build variants, test them, check the sources, pack.
+
+    python3 scripts/ci_jobs.py setup                      makes .venv and installs fastcomm into it, editable
+    .venv/bin/python scripts/ci_jobs.py lint asan ...     runs jobs; the list is JOBS below
+
+Needs nothing but the standard library of Python 3.11; see job_runner.py for when a job fails or is skipped.
+"""
+
+import os
+import shutil
+import sys
+import sysconfig
+import tempfile
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from job_runner import ROOT, Count, Job, JobFailed, JobSkipped, count_tests, output_of, run, run_jobs
+
+CORE = ROOT / "fastcomm" / "_core"
+BUILD = ROOT / "build"
+DIST = ROOT / "dist"
+VENV = ROOT / ".venv"
+EXTRAS = ("test", "lint", "cli")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to compile; setup.py gives each a folder of its own."""
+
+    name: str
+    switches: Mapping[str, str] = field(default_factory=dict)
+
+
+RELEASE = Variant("release")
+DEBUG = Variant("debug", {"FASTCOMM_DEBUG": "1"})
+ASAN = Variant("asan", {"FASTCOMM_SANITIZE": "address,undefined"})
+TSAN = Variant("tsan", {"FASTCOMM_SANITIZE": "thread"})
+WERROR = Variant("release-werror", {"FASTCOMM_WERROR": "1"})
+
+
+# ---- setting up
+
+
+def setup() -> None:
+    """Everything that `make demo` and `make test` need, from Python and a C compiler on."""
+    check_compiler()
+    python = make_venv(sys.executable, VENV)
+    pip_install(python, *requirements(*EXTRAS))
+    remove_stale_modules()
+    pip_install(python, "--no-build-isolation", "--no-deps", "--editable", str(ROOT))
+
+
+def check_compiler() -> None:
+    if not shutil.which(compiler()):
+        raise JobFailed(
+            f"no C compiler: {compiler()!r} is not on PATH; install gcc (Debian: apt install gcc) or set CC"
+        )
+    header = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    if not header.exists():
+        raise JobFailed(f"no {header}; install the headers of this Python (Debian: apt install python3-dev)")
+
+
+def compiler() -> str:
+    command = os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"
+    return str(command).split()[0]
+
+
+def requirements(*extras: str) -> list[str]:
+    """What pyproject.toml asks for to build and run, and for the extras."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    optional = project["project"]["optional-dependencies"]
+    always = [*project["build-system"]["requires"], *project["project"]["dependencies"]]
+    return always + [requirement for extra in extras for requirement in optional[extra]]
+
+
+def make_venv(python: str, folder: Path) -> str:
+    """Path of the Python in the virtual environment `folder`, which is made unless it is there and works."""
+    inside = folder / "bin" / "python"
+    if not output_of(inside, "-m", "pip", "--version"):
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            run(f"virtual environment {folder.relative_to(ROOT)}", [python, "-m", "venv", folder])
+        except JobFailed as failure:
+            raise JobFailed(
+                f"{failure}; is the venv module there? (Debian: apt install python3-venv)"
+            ) from None
+    return str(inside)
+
+
+def pip_install(python: str, *wanted: str) -> None:
+    quietly = ["--disable-pip-version-check", "--no-input", "install", "--quiet"]
+    run(f"pip install {' '.join(wanted)}", [python, "-m", "pip", *quietly, *wanted])
+
+
+def remove_stale_modules() -> None:
+    """A module whose .pyx was renamed or deleted would still be imported from the source tree."""
+    for module in CORE.glob("*.so"):
+        if not (CORE / f"{module.name.split('.')[0]}.pyx").exists():
+            module.unlink()
+
+
+# ---- building and testing a variant
+
+
+def build(variant: Variant, python: str = sys.executable) -> Path:
+    """Compile `variant` for `python`; the folder that is to be put on PYTHONPATH."""
+    tag = output_of(python, "-c", "import sys; print(sys.implementation.cache_tag)")
+    library = BUILD / variant.name / f"tested-{tag}"
+    command = [python, "setup.py", "--quiet", "build", "--build-lib", library]
+    run(f"{variant.name} build for {tag}", command, env=variant.switches)
+    return library
+
+
+def run_tests(
+    count: Count,
+    library: Path,
+    variant: Variant,
+    marks: str,
+    python: str = sys.executable,
+    env: Mapping[str, str] | None = None,
+) -> None:
+    """Count the tests that `marks` selects, run on the modules in `library`; none at all is a failure."""
+    environment = {
+        "FASTCOMM_TEST_BUILD": str(library),
+        "FASTCOMM_TEST_VARIANT": variant.name,
+        "PYTHONPATH": str(library),
+        # Keeps the folder that a Python is started in off its path: the sources and the release build are
+        # there.
+        "PYTHONSAFEPATH": "1",
+        **(env or {}),
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        report = Path(scratch) / "report.xml"
+        command = [python, "-m", "pytest", "-q", "-m", marks, f"--junitxml={report}"]
+        passed = Count().step(f"tests on the {variant.name} build", command, env=environment)
+        tests = count_tests(report)
+    if not passed and not tests.failed:
+        tests.failed = 1  # no test was selected, or pytest itself failed
+    count.add(tests)
+
+
+def test(count: Count) -> None:
+    """The suite on the release build; then, on the debug build, the tests that need its fault hooks."""
+    run_tests(count, ROOT, RELEASE, "not debug_build")
+    run_tests(count, build(DEBUG), DEBUG, "debug_build")
+
+
+def sanitizer_tests(
+    count: Count, variant: Variant, library: str, options: Mapping[str, str], marks: str
+) -> None:
+    """Tests on a sanitizer build. Reports go to files: output is captured, and a child may die unnoticed."""
+    runtime = Path(output_of(compiler(), f"-print-file-name={library}"))
+    if not runtime.is_absolute():  # the compiler echoes the name of what it does not have
+        raise JobSkipped(f"{compiler()} has no {library}")
+    modules = build(variant)
+    reports = BUILD / variant.name / "reports"
+    shutil.rmtree(reports, ignore_errors=True)
+    reports.mkdir()
+    env = {name: f"{value}:log_path={reports}/{name}" for name, value in options.items()}
+    env |= {"LD_PRELOAD": str(runtime.resolve()), "PYTHONMALLOC": "malloc", "FASTCOMM_TEST_SLOWDOWN": "4"}
+    try:
+        run_tests(count, modules, variant, marks, env=env)
+    finally:
+        written = sorted(reports.iterdir())
+        for report in written:
+            print(report.read_text(errors="replace"), flush=True)
+    if written:
+        raise JobFailed(
+            f"{len(written)} reports of the sanitizer, printed above, in {reports.relative_to(ROOT)}"
+        )
+
+
+def asan(count: Count) -> None:
+    options = {
+        # Python never frees all it has at exit; a size that is too large must give MemoryError, as without
+        # ASan.
+        "ASAN_OPTIONS": "detect_leaks=0:halt_on_error=1:allocator_may_return_null=1",
+        "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
+    }
+    sanitizer_tests(count, ASAN, "libasan.so", options, "not debug_build and not no_sanitizer")
+
+
+def tsan(count: Count) -> None:
+    options = {"TSAN_OPTIONS": "halt_on_error=1:exitcode=66:die_after_fork=0"}
+    sanitizer_tests(count, TSAN, "libtsan.so", options, "tsan")
+
+
+# ---- other Pythons
+
+
+def find_python(version: str) -> str:
+    """A Python of that version, from PATH or pyenv. It is run to see: pyenv has shims on PATH for all."""
+    prefix = output_of("pyenv", "prefix", version)
+    for candidate in (f"python{version}", f"{prefix}/bin/python"):
+        found = output_of(
+            candidate, "-c", "import sys; print(sys.executable, '%d.%d' % sys.version_info[:2])"
+        )
+        if found.endswith(f" {version}"):
+            return found.removesuffix(f" {version}")
+    raise JobSkipped(f"no Python {version} on PATH or with pyenv")
+
+
+def other_python(version: str) -> Job:
+    def job(count: Count) -> None:
+        python = make_venv(find_python(version), BUILD / f"venv-{version}")
+        pip_install(python, *requirements(*EXTRAS))
+        run_tests(count, build(RELEASE, python), RELEASE, "not debug_build", python)
+
+    return job
+
+
+# ---- checks and packages
+
+
+def lint(count: Count) -> None:
+    sources = sorted([*CORE.glob("*.pyx"), *CORE.glob("*.pxd")])
+    if not sources:
+        raise JobFailed(f"no Cython sources in {CORE.relative_to(ROOT)}")
+    tool = [sys.executable, "-m"]
+    count.step("ruff check", [*tool, "ruff", "check"])
+    count.step("ruff format", [*tool, "ruff", "format", "--check"])
+    scripts = Path(sys.executable).parent
+    path = {"PATH": f"{scripts}:{os.environ['PATH']}"}  # cython-lint starts pycodestyle
+    count.step("cython-lint", [scripts / "cython-lint", *sources], env=path)
+    count.step("mypy", [*tool, "mypy"])
+    count.step("stubtest", [*tool, "mypy.stubtest", "fastcomm"])
+    shutil.rmtree(BUILD / WERROR.name, ignore_errors=True)  # a module that is up to date shows no warnings
+    command = [sys.executable, "setup.py", "--quiet", "build_ext"]
+    count.step("build with warnings as errors", command, env=WERROR.switches)
+
+
+def wheel(count: Count) -> None:
+    """The sdist, a wheel made from it alone, what is in them, and the wheel at work outside the tree."""
+    shutil.rmtree(DIST, ignore_errors=True)
+    run("sdist", [sys.executable, "setup.py", "--quiet", "sdist"])
+    (sdist,) = DIST.glob("*.tar.gz")
+    pip = ["-m", "pip", "--disable-pip-version-check"]
+    run("wheel from the sdist", [sys.executable, *pip, "wheel", "--quiet", "--no-deps", "-w", DIST, sdist])
+    (packed,) = DIST.glob("*.whl")
+    count.step("contents", [sys.executable, ROOT / "scripts" / "check_packages.py", sdist, packed])
+    venv = BUILD / "venv-wheel"
+    shutil.rmtree(venv, ignore_errors=True)
+    python = make_venv(sys.executable, venv)
+    pip_install(python, str(packed))
+    with tempfile.TemporaryDirectory() as outside:
+        smoke = shutil.copy(ROOT / "scripts" / "smoke_test.py", outside)
+        count.step("smoke test of the wheel", [python, "-I", smoke], cwd=Path(outside))
+
+
+def bench(count: Count) -> None:
+    """Each benchmark once and briefly: do they still run?"""
+    count.step("benchmarks, briefly", [sys.executable, ROOT / "scripts" / "bench.py", "--smoke"])
+
+
+JOBS: dict[str, Job] = {
+    "test": test,
+    "lint": lint,
+    "asan": asan,
+    "tsan": tsan,
+    "wheel": wheel,
+    "py312": other_python("3.12"),
+    "py313": other_python("3.13"),
+    "bench": bench,
+}
+CI_EXTRA = ("lint", "asan", "wheel", "py312", "py313", "bench")
+
+
+def main(arguments: list[str]) -> int:
+    if arguments == ["setup"]:
+        try:
+            setup()
+        except JobFailed as failure:
+            print(f"setup: {failure}", file=sys.stderr)
+            return 1
+        return 0
+    names = [name for argument in arguments for name in (CI_EXTRA if argument == "ci-extra" else (argument,))]
+    unknown = [name for name in names if name not in JOBS]
+    if unknown or not names:
+        print(f"unknown jobs {unknown}; choose from: setup, {', '.join(JOBS)}, ci-extra", file=sys.stderr)
+        return 2
+    return 0 if run_jobs(JOBS, names) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
