@@ -141,3 +141,7 @@ class DecodeError(FastCommError, ValueError):
     def __init__(self, message: str = "", *, offset: int = 0) -> None:
         super().__init__(message)
         self.offset = offset
+
+
+class RequestTimeoutError(FastCommError, TimeoutError):
+    """What was waited for did not happen in time."""

@@ -171,7 +171,9 @@ class RingBuffer(Ring):
     def _housekeep(self, for_room: bool) -> None:
         segment = self._segment
         segment.check_vanished()
-        if segment.scan_is_due() and segment.dead_slots() and segment.try_enter_gate():
+        consumer = self._consumer()[0]
+        waits_for_dead = for_room and consumer and not segment.alive(consumer - 1)
+        if (waits_for_dead or (segment.scan_is_due() and segment.dead_slots())) and segment.try_enter_gate():
             try:
                 _reap(segment, self)
             finally:

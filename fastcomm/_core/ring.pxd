@@ -19,6 +19,7 @@ cdef class Ring:
     cdef bint is_consumer
     cdef bint is_producer
     cdef bint watched              # fileno() was asked for: try_get() rests it
+    cdef bint nudged               # waits for records return at once
     cdef bint pinned               # a Peek holds the record at the head
     cdef int leases                # open claims and peeks
     cdef uint32_t forks            # how often this handle went through a fork into a child
@@ -32,7 +33,8 @@ cdef class Ring:
     cdef uint64_t records_put, bytes_put, records_got, bytes_got, sleeps, spins
 
     cdef int look(self, record_t *record) except -1
-    cdef int wait_record(self, record_t *record, object timeout) except -1
+    cdef int wait_record(self, record_t *record, object timeout, int64_t *deadline) except -1
+    cdef int nudge(self, bint on) except -1
     cdef int advance(self, const record_t *record) except -1
     cdef int publish_position(self) except -1
     cdef bytes take(self, const record_t *record)

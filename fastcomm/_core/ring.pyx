@@ -14,7 +14,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from fastcomm._core.atomics cimport fc_cas_acqrel_u32, fc_fetch_add_relaxed_u32, fc_fetch_add_relaxed_u64
 from fastcomm._core.atomics cimport fc_load_acquire_u32
-from fastcomm._core.atomics cimport fc_load_acquire_u64, fc_load_relaxed_u32, fc_load_relaxed_u64
+from fastcomm._core.atomics cimport fc_load_acquire_u64, fc_load_relaxed_u32, fc_load_relaxed_u64, fc_store_seqcst_u32
 from fastcomm._core.futex cimport fc_futex_wait, fc_monotonic_ns
 from fastcomm._core.hooks cimport FC_HOOK_BATCH_BETWEEN_HEADERS, fc_arm_hook, fc_hook
 from fastcomm._core.layout cimport (
@@ -236,20 +236,24 @@ cdef class Ring:
         self.publish_position()
         return data
 
-    cdef int wait_record(self, record_t *record, object timeout) except -1:
-        """look() until it finds something, or raise Empty."""
-        cdef int64_t deadline = deadline_of(timeout)
-        cdef int64_t now, budget, took, started = fc_monotonic_ns()
+    cdef int wait_record(self, record_t *record, object timeout, int64_t *deadline) except -1:
+        """look() until it finds something (1), or somebody nudges us (0); or raise Empty.
+
+        *deadline is 0 at the first call of one operation.
+        """
+        cdef int64_t now = fc_monotonic_ns(), budget, took, started = now
         cdef uint32_t seen
         cdef fc_wait_t *wait = &self.ring.shared.not_empty
-        while True:
+        if deadline[0] == 0:
+            deadline[0] = deadline_of(timeout)
+        while not self.nudged:
             now = fc_monotonic_ns()
-            if 0 <= deadline <= now:
+            if 0 <= deadline[0] <= now:
                 raise Empty(self._why_empty((now - started) / 1e9))
             budget = spin_budget_ns(&self.spin_get)
             if budget:
-                if deadline >= 0:
-                    budget = min(budget, deadline - now)
+                if deadline[0] >= 0:
+                    budget = min(budget, deadline[0] - now)
                 with nogil:
                     took = ring_spin_for_record(&self.ring, self.position, budget)
                 if took >= 0:
@@ -263,9 +267,18 @@ cdef class Ring:
             announce_sleep(wait, FC_SLEEP_FUTEX)
             if self.look(record):
                 return 1
-            self.sleep(wait, seen, deadline)
+            if not self.nudged:
+                self.sleep(wait, seen, deadline[0])
             if self.look(record):
                 return 1
+        return 0
+
+    cdef int nudge(self, bint on) except -1:
+        """Have waiting threads of this handle return, and none wait, until it is taken back."""
+        self.nudged = on
+        if on:
+            ring_bell_always(&self.ring.shared.not_empty)
+        return 0
 
     cdef int sleep(self, fc_wait_t *wait, uint32_t seen, int64_t deadline) except -1:
         """One slice of sleep; then signals and, when it is time, the dead."""
@@ -306,8 +319,9 @@ cdef class Ring:
         other participant was killed; the next call waits for new ones. ClosedError when another thread closes the handle.
         """
         cdef record_t record
+        cdef int64_t deadline = 0
         if not self.look(&record):
-            self.wait_record(&record, timeout)
+            self.wait_record(&record, timeout, &deadline)
         return self.take(&record)
 
     def get_many(self, Py_ssize_t limit=1024, timeout=None):
@@ -316,8 +330,9 @@ cdef class Ring:
         Their room is given back once, at the end.
         """
         cdef record_t record
+        cdef int64_t deadline = 0
         if not self.look(&record):
-            self.wait_record(&record, timeout)
+            self.wait_record(&record, timeout, &deadline)
         return self.take_many(&record, limit)
 
     cdef list take_many(self, record_t *record, Py_ssize_t limit):
@@ -341,9 +356,10 @@ cdef class Ring:
         block ends, that raises BufferError, and the record is given back when the last view goes.
         """
         cdef record_t record
+        cdef int64_t deadline = 0
         cdef Peek peek = Peek.__new__(Peek)
         if not self.look(&record):
-            self.wait_record(&record, timeout)
+            self.wait_record(&record, timeout, &deadline)
         peek.ring = self
         peek.forks = self.forks
         peek.data = <unsigned char *>record.payload
@@ -659,6 +675,39 @@ cdef class Ring:
         """(owner number of the consumer or 0, how many consumers were found dead)"""
         return (fc_load_acquire_u32(&self.ring.shared.consumer),
                 fc_load_relaxed_u32(&self.ring.shared.consumer_deaths))
+
+    # ------------------------------------------------------------------------------------------ a ring as an inbox --
+
+    def _open_inbox(self):
+        """The ring is this handle's inbox from now on: its epoch is what records must bear. Returns the epoch."""
+        self.epoch = fc_load_acquire_u32(&self.ring.shared.epoch)
+        self._take_role(True)
+        ring_reopen(&self.ring)
+        return self.epoch
+
+    def _retire_inbox(self):
+        """Under the gate, when its agent leaves or has died: nobody's records are meant for it any more.
+
+        Returns True if nothing is left in it, False if a live publisher is in the middle of a record.
+        """
+        cdef record_t record
+        cdef uint64_t position
+        cdef int status
+        # SYNC epoch-moved: the store, then the drain; a publisher commits, then loads the epoch.
+        fc_store_seqcst_u32(&self.ring.shared.epoch, fc_load_relaxed_u32(&self.ring.shared.epoch) + 1)
+        ring_close(&self.ring)
+        position = fc_load_acquire_u64(&self.ring.shared.head) & FC_POS_MASK
+        while True:
+            status = ring_peek(&self.ring, &position, &record)
+            if status == RING_OK:
+                fc_fetch_add_relaxed_u64(&self.ring.shared.discarded, 1)
+                position = (position + record.cells) & FC_POS_MASK
+            elif status == RING_BUSY and not self._owner_alive(record.owner):
+                ring_abort_dead(&self.ring, position, &record)
+            else:
+                break
+        ring_release(&self.ring, position)
+        return status == RING_EMPTY
 
     def _wake_all(self):
         """Wake everybody who sleeps on this ring, whatever the flags say."""

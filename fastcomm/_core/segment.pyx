@@ -574,6 +574,8 @@ cdef class Segment:
         return now >= due and fc_cas_acqrel_u64(&self.header.scan_due, &due, now + SCAN_PERIOD_NS)
 
     def note_death(self, int slot):
+        """What the dead held has been given up; free() is next."""
+        fc_hook(FC_HOOK_REAP_BEFORE_FREE)
         fc_store_relaxed_u32(&self.header.last_dead, self.pid_of(slot))
         fc_fetch_add_relaxed_u32(&self.header.deaths, 1)
 

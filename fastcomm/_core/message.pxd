@@ -1,0 +1,100 @@
+"""Messages of a bus, and an agent's end of it."""
+
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+
+from fastcomm._core.encoder cimport Encoder
+from fastcomm._core.layout cimport FC_MAX_AGENT_NAME, fc_envelope_t
+from fastcomm._core.protocol cimport record_t, ring_t
+from fastcomm._core.ring cimport Ring
+from fastcomm._core.tables cimport SubscriptionTable
+from fastcomm._core.wait cimport spin_t
+
+
+# Where a message goes: the inbox of `owner` as long as it has this epoch.
+cdef struct target_t:
+    uint32_t owner
+    uint32_t epoch
+
+
+cdef class Route:
+    cdef bytes subject
+    cdef int count
+    cdef target_t *targets
+
+
+# The pieces of a message's record, in their order.
+cdef struct parts_t:
+    fc_envelope_t envelope
+    const char *sender
+    const char *subject
+    const char *data
+    uint64_t data_length
+    uint64_t total
+
+
+cdef class Message:
+    cdef readonly str subject
+    cdef readonly str sender
+    cdef readonly uint64_t sequence
+    cdef readonly int64_t sent_ns
+    cdef object payload
+    cdef bint encoded
+
+
+cdef class Delivery:
+    cdef Route route
+    cdef bytes data
+    cdef parts_t parts
+    cdef list remaining            # indices into route.targets
+    cdef readonly int reached
+    cdef int64_t deadline          # CLOCK_MONOTONIC ns; -1: never
+    cdef object timeout
+    cdef uint64_t watched_head     # of the inbox that is waited for, and since when it has stood there
+    cdef int64_t watched_since
+
+
+cdef class Port:
+    cdef Ring inbox
+    cdef object memory
+    cdef unsigned char *inboxes
+    cdef size_t stride
+    cdef int inbox_count
+    cdef ring_t **outboxes
+    cdef SubscriptionTable subscriptions
+    cdef object registry
+    cdef dict known                # index in the table -> (pattern, (owner, epoch)) as the registry has it
+    cdef dict routes               # subject -> Route, good for `generation`
+    cdef uint64_t generation
+    cdef Encoder encoder
+    cdef bytes sender_name
+    cdef uint64_t sequence
+    cdef object pending            # messages that were taken from the inbox while a publish waited
+    cdef Py_ssize_t max_pending
+    cdef spin_t spin
+    cdef str last_subject, last_sender
+    cdef char last_subject_bytes[192]
+    cdef char last_sender_bytes[80]
+    cdef int last_subject_length, last_sender_length
+    cdef int last_reached
+    cdef uint64_t delivered, received, bytes_in, bytes_out, misdirected, unwanted
+    cdef bint filtering
+    cdef object own_patterns
+
+    cdef Route find_route(self, str subject)
+    cdef int refresh(self) except -1
+    cdef int apply_change(self, uint32_t index) except -1
+    cdef Route make_route(self, str subject)
+    cdef ring_t *outbox(self, uint32_t owner) except? NULL
+    cdef int deliver(self, const target_t *target, const parts_t *parts) except -1
+    cdef Delivery begin(self, str subject, object data)
+    cdef int describe(self, Route route, object data, parts_t *parts) except -1
+    cdef int count_delivered(self, int reached, uint64_t nbytes) except -1
+    cdef bint advance(self, Delivery delivery) except -1
+    cdef int wait_room(self, Delivery delivery) except -1
+    cdef int check_progress(self, Delivery delivery, ring_t *ring, int64_t now) except -1
+    cdef int raise_full(self, Delivery delivery, ring_t *ring, int64_t now, str when) except -1
+    cdef str text(self, const char *source, int length, bint subject)
+    cdef Message take(self, record_t *record)
+    cdef bint wanted(self, Message message) except -1
+    cdef Message look(self)
+    cdef Py_ssize_t drain(self) except -1

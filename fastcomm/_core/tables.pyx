@@ -1,0 +1,272 @@
+"""The agent table and the subscription table of a bus.
+
+Writers hold the segment's gate, so there is one at a time. Readers take nothing: each entry has a version that is odd while
+it is written; a reader copies the entry out between two looks at the version and tries again if they differ.
+
+        writer                                  reader
+        version += 1 (odd)                      v = version (acquire); odd: try again
+        fields (relaxed words)                  fields (relaxed words)
+        version += 1 (even, release)            version again: same as v?
+
+SYNC entry-written: the releasing store of the even version pairs with the reader's first, acquiring load. The second look is a
+fetch-and-add of nothing (read-modify-write, seq_cst): a plain load could be moved before the loads of the fields. The first
+store of the writer is an exchange for the same reason on its side.
+
+A change of subscriptions becomes known by the generation: entry first, then the log line, then generation += 1 (release; SYNC
+generation-bumped), which a publisher loads (acquire) at each publish. It brings its private registry up to date from the log, or
+from the whole table when it is further behind than the log is long.
+
+A writer that is killed halfway leaves an odd version or a change that was not announced. The segment's `mutating` flag, set around
+every change, tells the next holder of the gate, which calls repair(): odd entries become free, everybody rescans.
+"""
+
+cimport cython
+from cpython.exc cimport PyErr_CheckSignals
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from fastcomm._core.atomics cimport (
+    fc_copy_from_shared,
+    fc_copy_to_shared,
+    fc_exchange_seqcst_u32,
+    fc_fetch_add_seqcst_u32,
+    fc_load_acquire_u32,
+    fc_load_acquire_u64,
+    fc_load_relaxed_u32,
+    fc_load_relaxed_u64,
+    fc_store_relaxed_u32,
+    fc_store_relaxed_u64,
+    fc_store_release_u32,
+    fc_store_release_u64,
+)
+from fastcomm._core.futex cimport fc_futex_wait, fc_futex_wake_all
+from fastcomm._core.hooks cimport FC_HOOK_TABLE_BEFORE_GENERATION, FC_HOOK_TABLE_MID_WRITE, fc_arm_hook, fc_hook
+from fastcomm._core.layout cimport (
+    FC_CHANGE_LOG,
+    FC_MAX_AGENT_NAME,
+    FC_MAX_PATTERN,
+    fc_agent_t,
+    fc_subscription_t,
+    fc_subscriptions_t,
+)
+
+from fastcomm._core.wait cimport SLICE_NS
+
+from fastcomm.errors import CorruptSegmentError, TableFullError
+
+cdef enum:
+    MAX_TRIES = 1 << 20    # a version that is odd or moves this long was scribbled on
+
+AGENT_BYTES = <int>sizeof(fc_agent_t)
+MAX_AGENT_NAME = <int>FC_MAX_AGENT_NAME
+CHANGE_LOG = <int>FC_CHANGE_LOG
+
+
+cdef inline void begin_write(uint32_t *version) noexcept nogil:
+    fc_exchange_seqcst_u32(version, fc_load_relaxed_u32(version) | 1)
+
+
+cdef inline void end_write(uint32_t *version) noexcept nogil:
+    # SYNC entry-written: releases the fields.
+    fc_store_release_u32(version, fc_load_relaxed_u32(version) + 1)
+
+
+cdef bint read_entry(uint32_t *version, void *to, const void *source, size_t nbytes) noexcept nogil:
+    """Copy an entry that begins with its version; False if it never held still."""
+    cdef uint32_t seen
+    cdef int tries
+    for tries in range(MAX_TRIES):
+        # SYNC entry-written: acquires the fields.
+        seen = fc_load_acquire_u32(version)
+        if seen & 1:
+            continue
+        fc_copy_from_shared(to, source, nbytes)
+        if fc_fetch_add_seqcst_u32(version, 0) == seen:
+            return True
+    return False
+
+
+@cython.final
+cdef class AgentTable:
+    """Names of agents, by slot. Thread and process safety: write under the gate, read any time."""
+
+    def __cinit__(self, unsigned char[::1] memory not None):
+        self.memory = memory
+        self.capacity = memory.shape[0] // sizeof(fc_agent_t)
+        self.agents = <fc_agent_t *>&memory[0]
+
+    def write(self, int slot, str name):
+        """Under the gate. Returns whether the slot's inbox has been laid out before."""
+        cdef bytes encoded = name.encode()
+        cdef fc_agent_t *agent = self.agents + slot
+        cdef fc_agent_t entry
+        memset(&entry, 0, sizeof(entry))
+        entry.name_length = len(encoded)
+        memcpy(entry.name, <const char *>encoded, len(encoded))
+        begin_write(&agent.version)
+        fc_copy_to_shared(&agent.name_length, &entry.name_length, 8 + FC_MAX_AGENT_NAME)
+        end_write(&agent.version)
+        return fc_load_relaxed_u32(&agent.initialised) != 0
+
+    def set_initialised(self, int slot):
+        fc_store_release_u32(&self.agents[slot].initialised, 1)
+
+    def initialised(self, int slot):
+        """Whether the slot's inbox has ever been laid out; if not, its pages must not be touched."""
+        return fc_load_acquire_u32(&self.agents[slot].initialised) != 0
+
+    def name(self, int slot):
+        """The name of the slot's latest holder; '?' for an entry that was scribbled on."""
+        cdef fc_agent_t entry
+        cdef fc_agent_t *agent = self.agents + slot
+        if not read_entry(&agent.version, &entry, agent, sizeof(entry)) or entry.name_length > FC_MAX_AGENT_NAME:
+            return "?"
+        return entry.name[:entry.name_length].decode("utf-8", "replace")
+
+    def repair(self):
+        """Under the gate, when a writer died: an entry that it left half-written loses its name."""
+        cdef int slot
+        for slot in range(self.capacity):
+            if fc_load_relaxed_u32(&self.agents[slot].version) & 1:
+                fc_store_relaxed_u32(&self.agents[slot].name_length, 0)
+                end_write(&self.agents[slot].version)
+
+
+@cython.final
+cdef class SubscriptionTable:
+    """Patterns and the inboxes that they lead to. Thread and process safety: write under the gate, read any time."""
+
+    def __cinit__(self, unsigned char[::1] memory not None):
+        cdef uint64_t room = memory.shape[0]
+        self.memory = memory
+        self.shared = <fc_subscriptions_t *>&memory[0]
+        self.entries = <fc_subscription_t *>(&memory[0] + sizeof(fc_subscriptions_t))
+        self.capacity = (room - sizeof(fc_subscriptions_t)) // sizeof(fc_subscription_t)
+
+    @staticmethod
+    def bytes_needed(int capacity):
+        return sizeof(fc_subscriptions_t) + <size_t>capacity * sizeof(fc_subscription_t)
+
+    # ------------------------------------------------------------------------------------------- under the gate --
+
+    def insert(self, uint32_t owner, uint32_t epoch, bytes pattern):
+        """Returns the entry's index. TableFullError."""
+        cdef uint32_t index
+        for index in range(self.capacity):
+            if fc_load_relaxed_u32(&self.entries[index].owner) == 0:
+                self.write_entry(index, owner, epoch, pattern)
+                return index
+        raise TableFullError(
+            f"all {self.capacity} entries of the bus's subscription table are taken; unsubscribe, use wildcards, or open the bus "
+            "with a larger max_subscriptions", capacity=self.capacity,
+        )
+
+    def remove(self, uint32_t index):
+        self.write_entry(index, 0, 0, b"")
+
+    def drop_owner(self, uint32_t owner):
+        """Remove every subscription that leads to the inbox of `owner`; returns how many."""
+        cdef uint32_t index, dropped = 0
+        for index in range(self.capacity):
+            if fc_load_relaxed_u32(&self.entries[index].owner) == owner:
+                self.write_entry(index, 0, 0, b"")
+                dropped += 1
+        return dropped
+
+    def write_entry(self, uint32_t index, uint32_t owner, uint32_t epoch, bytes pattern):
+        cdef fc_subscription_t entry
+        cdef fc_subscription_t *at = self.entries + index
+        if len(pattern) > <int>FC_MAX_PATTERN:
+            raise ValueError(f"a pattern has at most {FC_MAX_PATTERN} bytes, this one has {len(pattern)}")
+        memset(&entry, 0, sizeof(entry))
+        entry.owner = owner
+        entry.epoch = epoch
+        entry.pattern_length = len(pattern)
+        memcpy(entry.pattern, <const char *>pattern, len(pattern))
+        begin_write(&at.version)
+        fc_copy_to_shared(&at.epoch, &entry.epoch, 8 + FC_MAX_PATTERN)
+        fc_hook(FC_HOOK_TABLE_MID_WRITE)
+        fc_store_relaxed_u32(&at.owner, owner)
+        end_write(&at.version)
+        self.log_change(index)
+
+    cdef int log_change(self, uint32_t entry) except -1:
+        cdef uint64_t generation = fc_load_relaxed_u64(&self.shared.generation) + 1
+        fc_store_relaxed_u64(&self.shared.log[generation % FC_CHANGE_LOG], (generation << 32) | entry)
+        fc_hook(FC_HOOK_TABLE_BEFORE_GENERATION)
+        # SYNC generation-bumped: releases the entry and the log line.
+        fc_store_release_u64(&self.shared.generation, generation)
+        return 0
+
+    def repair(self):
+        """When a writer died: half-written entries become free, and every reader starts from the table."""
+        cdef uint32_t index
+        cdef uint64_t generation = fc_load_relaxed_u64(&self.shared.generation) + 1
+        for index in range(self.capacity):
+            if fc_load_relaxed_u32(&self.entries[index].version) & 1:
+                fc_store_relaxed_u32(&self.entries[index].owner, 0)
+                end_write(&self.entries[index].version)
+        fc_store_relaxed_u64(&self.shared.rescan, generation)
+        fc_store_release_u64(&self.shared.generation, generation)
+
+    # ------------------------------------------------------------------------------------------------- any time --
+
+    cdef uint64_t c_generation(self) noexcept nogil:
+        # SYNC generation-bumped: acquires what changed.
+        return fc_load_acquire_u64(&self.shared.generation)
+
+    @property
+    def generation(self):
+        """How many changes there have been."""
+        return self.c_generation()
+
+    def wait_change(self, uint64_t seen, int64_t timeout_ns):
+        """Sleep until the generation is no longer `seen`, at most so long; a slice at a time, so that the caller sees to the dead.
+
+        Whoever changes something wakes all that sleep here, always: changes are rare.
+        """
+        cdef uint32_t *word = <uint32_t *>&self.shared.generation    # its low half
+        if self.c_generation() == seen:
+            with nogil:
+                fc_futex_wait(word, <uint32_t>seen, min(timeout_ns, <int64_t>SLICE_NS))
+            PyErr_CheckSignals()
+
+    def wake_waiters(self):
+        fc_futex_wake_all(<uint32_t *>&self.shared.generation)
+
+    def changes(self, uint64_t since, uint64_t until):
+        """Indices of the entries that changed after generation `since` up to `until`; None: read the whole table."""
+        cdef uint64_t generation, line
+        cdef list changed = []
+        if since < fc_load_relaxed_u64(&self.shared.rescan) or until - since >= FC_CHANGE_LOG:
+            return None
+        for generation in range(since + 1, until + 1):
+            line = fc_load_acquire_u64(&self.shared.log[generation % FC_CHANGE_LOG])
+            if line >> 32 != generation & 0xFFFFFFFF:
+                return None    # overwritten by a later change meanwhile
+            changed.append(line & 0xFFFFFFFF)
+        return changed
+
+    def read(self, uint32_t index):
+        """(owner, epoch, pattern as bytes), or None for a free entry."""
+        cdef fc_subscription_t entry
+        if index >= self.capacity:
+            raise CorruptSegmentError(f"the change log of the bus names subscription {index} of {self.capacity}")
+        if not read_entry(&self.entries[index].version, &entry, self.entries + index, sizeof(entry)):
+            raise CorruptSegmentError(f"subscription {index} of the bus is being written for ever; unlink the bus")
+        if entry.owner == 0:
+            return None
+        if entry.pattern_length > <uint32_t>FC_MAX_PATTERN:
+            raise CorruptSegmentError(f"subscription {index} of the bus has {entry.pattern_length} bytes")
+        return entry.owner, entry.epoch, entry.pattern[:entry.pattern_length]
+
+    def entries_in_use(self):
+        """Indices of the entries that were not free when looked at."""
+        cdef uint32_t index
+        return [index for index in range(self.capacity) if fc_load_relaxed_u32(&self.entries[index].owner) != 0]
+
+
+def _arm_hook(int hook, int countdown=1):
+    """Stop this process the `countdown`-th time it passes that step (FC_HOOK_*). The debug build only: else RuntimeError."""
+    if not fc_arm_hook(hook, countdown):
+        raise RuntimeError("fault hooks are compiled into the debug build only (FASTCOMM_DEBUG=1)")

@@ -1,0 +1,393 @@
+"""Agent: a named end of a bus that publishes, subscribes and receives."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fastcomm import _handles
+from fastcomm._core.message import Message, Port
+from fastcomm._core.subjects import check_pattern
+from fastcomm._doorbell import Deadline, Doorbell
+from fastcomm.bus import _InboxView
+from fastcomm.errors import ClosedError, Empty, PeerDiedError, RequestTimeoutError
+
+if TYPE_CHECKING:
+    from fastcomm.bus import Bus
+
+__all__ = ["Agent", "AgentStats", "Subscription"]
+
+MAX_PENDING = 4096  # messages that a waiting publish takes out of its own inbox
+
+
+class AgentStats(NamedTuple):
+    """Counters of one agent since it joined, and its inbox now.
+
+    published: messages sent; delivered: inboxes that they reached; received: taken out of the inbox; bytes_in, bytes_out: of
+    their records; misdirected: sent to an agent that left at that moment; unwanted: received for a subscription that had been
+    cancelled meanwhile, and dropped; pending: taken from the inbox while a publish waited, and not received yet.
+    depth: bytes that wait in the inbox, of capacity. aborted: unfinished messages of dead publishers that were skipped;
+    discarded: what earlier holders of this inbox left unread; stale: what was meant for them and came later.
+    """
+
+    published: int
+    delivered: int
+    received: int
+    bytes_in: int
+    bytes_out: int
+    misdirected: int
+    unwanted: int
+    pending: int
+    depth: int
+    capacity: int
+    aborted: int
+    discarded: int
+    stale: int
+
+
+class Subscription:
+    """A pattern that an agent listens to, until unsubscribe() or the end of the `with` block."""
+
+    def __init__(self, agent: Agent, pattern: str, index: int) -> None:
+        self.agent = agent
+        self.pattern = pattern
+        self._index: int | None = index
+
+    def unsubscribe(self) -> None:
+        """Stop: what is still in the inbox for this pattern alone is dropped, and counted. Again is harmless."""
+        self.agent._unsubscribe(self)
+
+    def __enter__(self) -> Subscription:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.unsubscribe()
+
+    def __repr__(self) -> str:
+        return f"<Subscription of {self.agent.name!r} to {self.pattern!r}{'' if self._index is not None else ', cancelled'}>"
+
+
+class Agent(Port):
+    """A member of a bus; Bus.join() and connect() make it.
+
+    Thread safety: threads may share an agent. Process safety: an agent is of one process; in the child of a fork it
+    joins anew at its first use, as ``name.pid`` and without subscriptions. Pickle the Bus, not the agent.
+    When a peer is killed: its committed messages arrive, its unfinished one is skipped and counted, its subscriptions go
+    within a second while any agent is in a call, and its name is free again.
+    """
+
+    def __init__(self, bus: Bus, name: str | None) -> None:
+        """Use Bus.join()."""
+        self.bus = bus
+        self._owns_bus = False
+        self._doorbell: Doorbell | None = None
+        super().__init__(
+            self._join(name),
+            bus._segment.memory(bus._inboxes_at, bus._limits.stride * bus._limits.max_agents),
+            bus._limits.stride,
+            bus._subscriptions,
+            self.name,
+            MAX_PENDING,
+        )
+        bus._agents.add(self)
+        _handles.track(self)
+
+    def _join(self, name: str | None) -> _Inbox:
+        segment = self.bus._enter()
+        try:
+            slot, self.name = self.bus._claim_slot(name)
+            try:
+                inbox = self._open_inbox(slot)
+            except BaseException:
+                segment.free(slot)
+                raise
+            segment.live(slot)
+        finally:
+            segment.leave_gate()
+        return inbox
+
+    def _open_inbox(self, slot: int) -> _Inbox:
+        self._slot = slot
+        self._inbox = _Inbox(self.bus, slot)
+        self._epoch = self._inbox._open_inbox()
+        self._mine: list[Subscription] = []
+        self._cancelled = False
+        self._deaths_seen = self.bus._segment.deaths[0]
+        return self._inbox
+
+    # -------------------------------------------------------------------------------------------------- subscribe --
+
+    def subscribe(self, pattern: str) -> Subscription:
+        """Receive what is published to subjects that match `pattern`; when this returns publishers see it.
+
+        NATS's grammar: tokens between dots; ``*`` is one whole token, ``>`` one or more last tokens. A message that several
+        patterns of an agent match is received once. InvalidSubjectError, TableFullError.
+        """
+        check_pattern(pattern)
+        self._check_usable()
+        bus = self.bus
+        segment = bus._enter()
+        try:
+            segment.mutating = True
+            index = bus._subscriptions.insert(self._slot + 1, self._epoch, pattern.encode())
+        finally:
+            segment.mutating = False
+            segment.leave_gate()
+        subscription = Subscription(self, pattern, index)
+        self._mine.append(subscription)
+        self._patterns_changed()
+        return subscription
+
+    def _unsubscribe(self, subscription: Subscription) -> None:
+        if subscription._index is None or subscription not in self._mine:
+            return
+        bus = self.bus
+        segment = bus._enter()
+        try:
+            segment.mutating = True
+            bus._subscriptions.remove(subscription._index)
+        finally:
+            segment.mutating = False
+            segment.leave_gate()
+        subscription._index = None
+        self._mine.remove(subscription)
+        self._cancelled = True
+        self._patterns_changed()
+
+    def _patterns_changed(self) -> None:
+        self._set_patterns([subscription.pattern.encode() for subscription in self._mine], self._cancelled)
+        self.bus._ring_everybody()
+
+    @property
+    def subscriptions(self) -> tuple[Subscription, ...]:
+        """What this agent listens to, in the order of subscribing."""
+        return tuple(self._mine)
+
+    def wait_for_subscribers(self, subject: str, n: int = 1, timeout: float | None = None) -> int:
+        """Return when `n` agents or more would get what is published to `subject`; how many they are.
+
+        RequestTimeoutError, a TimeoutError, after `timeout` seconds (None: wait for ever).
+        """
+        deadline = Deadline(timeout)
+        while True:
+            count, generation = self._routes_to(subject)
+            if count >= n:
+                return count
+            self._check_subscribers_deadline(subject, n, count, deadline)
+            left = deadline.left()
+            self.bus._subscriptions.wait_change(generation, 1 << 62 if left is None else int(left * 1e9))
+            self.bus._housekeep()
+
+    async def wait_for_subscribers_async(self, subject: str, n: int = 1, timeout: float | None = None) -> int:
+        """wait_for_subscribers() for asyncio."""
+        deadline = Deadline(timeout)
+        bell = self._bell()
+        bell.attach()
+        while (count := self._routes_to(subject)[0]) < n:
+            self._check_subscribers_deadline(subject, n, count, deadline)
+            await bell.wait(deadline.left())
+            self.bus._housekeep()
+        return count
+
+    def _check_subscribers_deadline(self, subject: str, n: int, count: int, deadline: Deadline) -> None:
+        if deadline.left() == 0:
+            raise RequestTimeoutError(
+                f"{count} of {n} agents subscribed to {subject!r} on {self.bus.name!r} within {deadline.seconds} s"
+            )
+
+    # ---------------------------------------------------------------------------------------------------- asyncio --
+
+    def _bell(self) -> Doorbell:
+        self._check_usable()
+        if self._doorbell is None:
+            self._doorbell = Doorbell(lambda: self.bus._segment.arm_fifo(self._slot))
+        return self._doorbell
+
+    async def receive_async(self, timeout: float | None = None) -> Message:
+        """receive() for asyncio: waits on a file descriptor, without a thread. A cancelled call has taken nothing."""
+        deadline = Deadline(timeout)
+        while (message := self.try_receive()) is None:
+            if deadline.left() == 0:
+                raise Empty(self._inbox._why_empty(deadline.waited()))
+            bell = self._bell()
+            bell.attach()
+            if not self._inbox._arm_not_empty():
+                await bell.wait(deadline.left())
+                self._inbox._housekeep(False)
+        return message
+
+    async def receive_many_async(self, limit: int = 1024, timeout: float | None = None) -> list[Message]:
+        """receive_many() for asyncio."""
+        if limit < 1:
+            raise ValueError(f"limit is {limit}; it must be at least 1")
+        messages = [await self.receive_async(timeout)]
+        while len(messages) < limit and (message := self.try_receive()) is not None:
+            messages.append(message)
+        return messages
+
+    async def publish_async(self, subject: str, data: Any, *, timeout: float | None = None) -> int:
+        """publish() for asyncio: a full inbox does not hold up the event loop. Cancelled, it may have reached some inboxes."""
+        reached, delivery = self._begin(subject, data)
+        if delivery is None:
+            return reached
+        deadline = Deadline(timeout)
+        bell = self._bell()
+        bell.attach()
+        while not self._advance(delivery, timeout):
+            if deadline.left() == 0:
+                self._expire(delivery)
+            await bell.wait(deadline.left())
+            self._housekeep_publishing(self._waits_for_room(delivery))
+        return delivery.reached
+
+    def fileno(self) -> int:
+        """A descriptor that is readable while there may be messages, for select(), poll() and event loops of others.
+
+        Level-triggered. When it is readable call try_receive() until it gives None; that None rests the descriptor.
+        """
+        bell = self._bell()
+        self._inbox._watch()
+        bell.wake()
+        return bell.fileno()
+
+    def __iter__(self) -> Iterator[Message]:
+        """Messages as they come, until the agent is closed (by another thread, say)."""
+        while True:
+            try:
+                yield self.receive()
+            except ClosedError:
+                return
+
+    async def __aiter__(self) -> AsyncIterator[Message]:
+        """Messages as they come, until the agent is closed."""
+        while True:
+            try:
+                message = await self.receive_async()
+            except ClosedError:
+                return
+            yield message
+
+    # --------------------------------------------------------------------------------------- what Port asks about --
+
+    def _ring_consumers(self, owners: list[int]) -> None:
+        for owner in owners:
+            self.bus._doorbells.ring(self.bus._segment.fifo_path(owner - 1))
+
+    def _housekeep_publishing(self, owner: int) -> None:
+        self.bus._housekeep(waits_for=owner - 1)
+
+    def _describe_agent(self, owner: int) -> str:
+        return self.bus._describe(owner - 1)
+
+    # ----------------------------------------------------------------------------------------------- fork and end --
+
+    @property
+    def closed(self) -> bool:
+        return self._inbox.closed
+
+    def _check_usable(self) -> None:
+        if not self._inbox._usable():
+            self._not_usable()
+
+    def _not_usable(self) -> None:
+        if self.closed:
+            raise ClosedError(f"the agent {self.name!r} is closed")
+        inbox = self._join(f"{self.name[:60]}.{os.getpid()}")
+        self._attach(inbox, self.name)
+        _handles.track(self)
+
+    def _forget(self) -> None:
+        self._inbox._forget()
+        self._mine = []
+        self.bus._doorbells.close()
+        if self._doorbell is not None:
+            self._doorbell.abandon()
+            self._doorbell = None
+
+    def close(self) -> None:
+        """Leave the bus; again is harmless. What the inbox still holds is discarded and counted; waiting threads get ClosedError.
+
+        The last agent to leave removes the bus's segment.
+        """
+        if self.closed:
+            return
+        self._inbox.close()
+        if self._doorbell is not None:
+            self._doorbell.close()
+        bus, segment = self.bus, self.bus._segment
+        if segment.holds(self._slot):
+            segment.enter_gate()
+            try:
+                segment.mutating = True
+                bus._subscriptions.drop_owner(self._slot + 1)
+                segment.mutating = False
+                bus._retire(self._slot)
+                segment.free(self._slot)
+                bus._repair_and_reap()
+                bus._unlink_if_unused()
+            finally:
+                segment.leave_gate()
+            bus._ring_everybody()
+        bus._agents.discard(self)
+        if self._owns_bus:
+            bus.close()
+
+    def __enter__(self) -> Agent:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_inbox"):
+            self.close()
+
+    def __reduce__(self) -> Any:
+        raise TypeError("an agent belongs to the process that joined; pickle its bus, and join there")
+
+    def stats(self) -> AgentStats:
+        """A snapshot of the agent's counters."""
+        ring = self._inbox.stats()
+        return AgentStats(
+            **self._counters(),
+            depth=ring.depth,
+            capacity=ring.capacity,
+            aborted=ring.aborted,
+            discarded=ring.discarded,
+            stale=ring.misdirected,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Agent {self.name!r} of {self.bus.name!r}{', closed' if self.closed else ''}>"
+
+
+class _Inbox(_InboxView):
+    """The inbox of an agent of this process."""
+
+    def __init__(self, bus: Bus, slot: int) -> None:
+        super().__init__(bus, slot, owner=slot + 1)
+        self._slot = slot
+        self._deaths_seen = bus._segment.deaths[0]
+
+    def _why_empty(self, seconds: float) -> str:
+        others = len(self._bus._segment.taken_slots()) - 1
+        return f"no message came within {seconds:.3g} s; {others} other agents are on the bus {self._bus.name!r}"
+
+    def _housekeep(self, for_room: bool) -> None:
+        bus = self._bus
+        bus._housekeep()
+        deaths, pid = bus._segment.deaths
+        if deaths != self._deaths_seen:
+            # Agents of this process are peers too.
+            others = [slot for slot in bus._segment.taken_slots() if slot != self._slot and bus._segment.alive(slot)]
+            if not others:
+                self._deaths_seen = deaths
+                raise PeerDiedError(
+                    f"no message came, and the last other agent of {bus.name!r} was killed (pid {pid})", pid=pid
+                )
+
+    def _ring_doorbells(self, consumer: bool) -> None:
+        segment = self._bus._segment
+        for path in [segment.fifo_path(self._slot)] if consumer else segment.armed_fifos():
+            self._bus._doorbells.ring(path)

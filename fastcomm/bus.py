@@ -1,0 +1,450 @@
+"""Bus: a named segment with an inbox for each agent, and the tables that say who wants what."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fastcomm._core.ring import Ring
+from fastcomm._core.segment import (
+    KIND_BUS,
+    MAX_PARTICIPANTS,
+    PAGE,
+    PARTICIPANT_BYTES,
+    SECTION_AGENTS,
+    SECTION_INBOXES,
+    SECTION_SUBSCRIPTIONS,
+    Segment,
+)
+from fastcomm._core.tables import AGENT_BYTES, MAX_AGENT_NAME, AgentTable, SubscriptionTable
+from fastcomm._core.wait import Doorbells
+from fastcomm.errors import (
+    BusMismatchError,
+    ClosedError,
+    CorruptSegmentError,
+    InvalidNameError,
+    NameTakenError,
+    SegmentError,
+)
+from fastcomm.segments import entered, segment_path
+
+if TYPE_CHECKING:
+    from fastcomm.agent import Agent
+
+__all__ = ["AgentInfo", "Bus", "connect"]
+
+DEFAULT_MAX_AGENTS = 128
+DEFAULT_INBOX_BYTES = 32768
+MIN_INBOX_BYTES = 4096
+MAX_INBOX_BYTES = 1 << 30
+
+
+class AgentInfo(NamedTuple):
+    """An agent as others see it. `depth` of `capacity` bytes wait in its inbox; `alive` False: killed, not yet reaped."""
+
+    name: str
+    pid: int
+    slot: int
+    alive: bool
+    depth: int
+    capacity: int
+
+
+class _Limits(NamedTuple):
+    """What a bus is created with, as its segment's parameters say it. `stride`: bytes from one inbox to the next."""
+
+    max_agents: int
+    cells: int
+    stride: int
+    max_subscriptions: int
+
+
+class Bus:
+    """Agents of one host that publish to subjects, over one shared memory segment, without a broker.
+
+    ``Bus.open(name)`` opens or creates it; ``bus.join(name)`` makes an Agent. The last agent to leave removes the segment.
+    Thread safety: yes. After a fork the child may go on using it. Pickles by name: an unpickled Bus opens the same segment.
+    """
+
+    def __init__(self) -> None:
+        """Use Bus.open()."""
+        self._agents: weakref.WeakSet[Agent] = weakref.WeakSet()
+        self._doorbells = Doorbells()
+        self._closed = False
+
+    @classmethod
+    def open(
+        cls,
+        name: str,
+        *,
+        create: bool = True,
+        max_agents: int | None = None,
+        inbox_bytes: int | None = None,
+        max_subscriptions: int | None = None,
+        mode: int = 0o600,
+        directory: str | os.PathLike[str] | None = None,
+        uid: int | None = None,
+    ) -> Bus:
+        """Open the bus `name`, made first if there is none and `create` is true (else SegmentNotFoundError).
+
+        max_agents: 128 unless said, up to 4,094. inbox_bytes: shared memory for each inbox with its control words, 32,768 unless said,
+        rounded up to a power of two; what an agent has not received yet takes its room, and a message at most a quarter of it.
+        max_subscriptions: of all agents, 16 for each unless said. BusMismatchError if a bus that is in use has other
+        limits than those given. A bus whose agents are all dead is taken over. mode: of the file, 0o660 to share it with a
+        group; directory: another tmpfs than /dev/shm or FASTCOMM_DIR; uid: of the bus's creator, if that is another user.
+        ShmFullError: the tables' pages are reserved now, an inbox's when its agent joins.
+        """
+        self = cls()
+        self.name = name
+        self._path = segment_path(name, directory, uid)
+        self._asked = (max_agents, inbox_bytes, max_subscriptions)
+        self._wanted = _limits(*self._asked)
+        self._mode = mode
+        self._create = create
+        self._open()
+        return self
+
+    # ------------------------------------------------------------------------------------------------ the segment --
+
+    def _open(self) -> None:
+        while True:
+            plan = (lambda: _plan(self._wanted)) if self._create else None
+            segment, created = Segment.open(self._path, name=self.name, kind=KIND_BUS, plan=plan, mode=self._mode)
+            with entered(segment):
+                if created:
+                    segment.publish()
+                self._bind(segment)
+                if created or self._take_over():
+                    return
+            segment.close()
+
+    def _bind(self, segment: Segment) -> None:
+        """Find the parts of the segment; CorruptSegmentError if its parameters don't fit its sections."""
+        self._segment = segment
+        self._limits = limits = _Limits(*segment.parameters[:4])
+        offset, size = segment.section(SECTION_INBOXES)
+        agents = segment.section(SECTION_AGENTS)
+        subscriptions = segment.section(SECTION_SUBSCRIPTIONS)
+        if (
+            limits.max_agents != segment.max_participants
+            or not 16 <= limits.cells <= 1 << 26
+            or not Ring.bytes_needed(limits.cells) <= limits.stride <= size // limits.max_agents
+            or agents[1] < limits.max_agents * AGENT_BYTES
+            or subscriptions[1] < SubscriptionTable.bytes_needed(limits.max_subscriptions)
+        ):
+            raise CorruptSegmentError(f"the parameters of the bus {self.name!r} ({limits}) contradict its sections; unlink it")
+        self._inboxes_at = offset
+        self._agent_table = AgentTable(segment.memory(*agents))
+        self._subscriptions = SubscriptionTable(
+            segment.memory(subscriptions[0], SubscriptionTable.bytes_needed(limits.max_subscriptions))
+        )
+
+    def _take_over(self) -> bool:
+        """Under the gate of a bus that was there. False: it was removed, since all its agents are dead and it has other limits."""
+        self._repair_and_reap()
+        asked = dict(zip(("max_agents", "inbox_bytes", "max_subscriptions"), self._asked, strict=True))
+        have = self._limits
+        differing = [
+            f"{key} is {actual}, not {asked[key]}"
+            for key, actual, wanted in (
+                ("max_agents", have.max_agents, self._wanted.max_agents),
+                ("inbox_bytes", have.stride, self._wanted.stride),
+                ("max_subscriptions", have.max_subscriptions, self._wanted.max_subscriptions),
+            )
+            if asked[key] is not None and actual != wanted
+        ]
+        if not differing:
+            return True
+        if self._create and not self._segment.taken_slots():
+            self._segment.unlink()
+            return False
+        raise BusMismatchError(
+            f"the bus {self.name!r} exists with other limits: {'; '.join(differing)}. Open it with its own, or without any"
+        )
+
+    def _enter(self) -> Segment:
+        """Enter the gate of the segment; it is made anew if the last agent has left since, and removed it."""
+        while True:
+            if self._closed:
+                raise ClosedError(f"this handle of the bus {self.name!r} is closed")
+            segment = self._segment
+            segment.enter_gate()
+            try:
+                segment.check_vanished()
+                if not segment.unlinked:
+                    self._repair_and_reap()
+                    return segment
+            except BaseException:
+                segment.leave_gate()
+                raise
+            segment.leave_gate()
+            if self._agents:
+                raise SegmentError(f"the bus {self.name!r} was unlinked; close its agents, then join again")
+            segment.close()
+            self._open()
+
+    # ---------------------------------------------------------------------------------------------------- inboxes --
+
+    def _inbox_memory(self, slot: int) -> memoryview:
+        return self._segment.memory(self._inboxes_at + slot * self._limits.stride, self._limits.stride)
+
+    def _inbox(self, slot: int) -> _InboxView:
+        return _InboxView(self, slot)
+
+    def _used_inboxes(self) -> list[_InboxView]:
+        """Those that were ever laid out; the pages of the others must not be touched."""
+        return [self._inbox(slot) for slot in range(self._limits.max_agents) if self._agent_table.initialised(slot)]
+
+    def _prepare_inbox(self, slot: int) -> None:
+        """Under the gate: reserve the pages of an inbox, and lay it out if it never was."""
+        offset = self._inboxes_at + slot * self._limits.stride
+        self._segment.reserve(offset, self._limits.stride)
+        if not self._agent_table.initialised(slot):
+            Ring.format(self._inbox_memory(slot), cells=self._limits.cells)
+            self._agent_table.set_initialised(slot)
+
+    def _retire(self, slot: int) -> None:
+        """Under the gate: an agent left or died. Its inbox takes nothing more, its pages are given back (but for the first)."""
+        inbox = self._inbox(slot)
+        if inbox._retire_inbox():
+            offset = self._inboxes_at + slot * self._limits.stride
+            self._segment.punch(offset + PAGE, self._limits.stride - PAGE)
+        inbox._wake_all()
+
+    # ---------------------------------------------------------------------------------------------------- the dead --
+
+    def _repair_and_reap(self) -> None:
+        """Under the gate."""
+        segment = self._segment
+        if segment.mutating:
+            self._agent_table.repair()
+            self._subscriptions.repair()
+            segment.mutating = False
+        dead = segment.dead_slots()
+        if not dead:
+            return
+        segment.mutating = True
+        rings = self._used_inboxes()
+        for slot in dead:
+            for ring in rings:
+                ring._resolve_dead(slot + 1)
+            self._subscriptions.drop_owner(slot + 1)
+            if self._agent_table.initialised(slot):
+                self._retire(slot)
+            segment.note_death(slot)
+        segment.mutating = False
+        for ring in rings:
+            ring._wake_all()
+        self._ring_everybody()
+        for slot in dead:
+            segment.free(slot)
+
+    def _housekeep(self, waits_for: int | None = None) -> None:
+        """See to the dead when that is due, or at once if the agent in slot `waits_for` is among them. Does not wait."""
+        segment = self._segment
+        segment.check_vanished()
+        if waits_for is not None and not segment.alive(waits_for) or segment.scan_is_due() and segment.dead_slots():
+            if segment.try_enter_gate():
+                try:
+                    self._repair_and_reap()
+                finally:
+                    segment.leave_gate()
+
+    def _ring_everybody(self) -> None:
+        """Wake all who wait for a change of the tables."""
+        self._subscriptions.wake_waiters()
+        for path in self._segment.armed_fifos():
+            self._doorbells.ring(path)
+
+    def _describe(self, slot: int) -> str:
+        if not 0 <= slot < self._limits.max_agents:
+            return f"agent {slot}"
+        return f"agent {self._agent_table.name(slot)!r}, {self._segment.describe(slot)}"
+
+    # ------------------------------------------------------------------------------------------------ what users do --
+
+    def join(self, name: str | None = None) -> Agent:
+        """Become an agent of the bus under that name, 1 to 80 bytes of UTF-8; None: ``pid-N``.
+
+        NameTakenError if a live agent has it (a dead one's is free), TableFullError if `max_agents` are there, ShmFullError.
+        """
+        from fastcomm.agent import Agent
+
+        return Agent(self, name)
+
+    def _claim_slot(self, name: str | None) -> tuple[int, str]:
+        """Under the gate: a slot with a name and an inbox, still JOINING."""
+        segment, table = self._segment, self._agent_table
+        living = {table.name(slot): slot for slot in segment.taken_slots()}
+        name = _agent_name(name, living)
+        if name in living:
+            pid = segment.pid_of(living[name])
+            raise NameTakenError(f"the bus {self.name!r} has an agent {name!r} already, in process {pid}", pid=pid)
+        slot = segment.join()
+        try:
+            segment.mutating = True
+            table.write(slot, name)
+            segment.mutating = False
+            self._prepare_inbox(slot)
+        except BaseException:
+            segment.free(slot)
+            raise
+        return slot, name
+
+    def agents(self) -> list[AgentInfo]:
+        """Everybody on the bus, in the order of their slots. Disturbs nobody."""
+        if self._closed:
+            raise ClosedError(f"this handle of the bus {self.name!r} is closed")
+        return [self._info(slot) for slot in self._segment.taken_slots() if self._agent_table.initialised(slot)]
+
+    def _info(self, slot: int) -> AgentInfo:
+        inbox, segment = self._inbox(slot), self._segment
+        return AgentInfo(
+            self._agent_table.name(slot), segment.pid_of(slot), slot, segment.alive(slot), inbox.depth, inbox.capacity
+        )
+
+    @property
+    def path(self) -> str:
+        """The segment's file."""
+        return self._path
+
+    @property
+    def max_message(self) -> int:
+        """Bytes of the largest record of a message: its data, the subject, the sender's name and 24 more."""
+        return self._limits.cells // 2 * 64 - 8
+
+    def unlink(self) -> None:
+        """Remove the bus's name now. Its agents go on with each other; the next open() makes another bus."""
+        segment = self._segment
+        segment.enter_gate()
+        try:
+            segment.unlink()
+        finally:
+            segment.leave_gate()
+
+    def close(self) -> None:
+        """Close the agents that joined through this handle, and the handle; again is harmless. An unused bus is removed."""
+        if self._closed:
+            return
+        for agent in list(self._agents):
+            agent.close()
+        self._closed = True
+        segment = self._segment
+        if not segment.closed:
+            segment.enter_gate()
+            try:
+                self._repair_and_reap()
+                self._unlink_if_unused()
+            finally:
+                segment.leave_gate()
+                segment.close()
+        self._doorbells.close()
+
+    def _unlink_if_unused(self) -> None:
+        """Under the gate."""
+        if not self._segment.taken_slots() and not self._segment.unlinked:
+            self._segment.unlink()
+
+    def __enter__(self) -> Bus:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if not self._closed and hasattr(self, "_segment"):
+            self.close()
+
+    def __repr__(self) -> str:
+        if self._closed:
+            return f"<Bus {self.name!r}, closed>"
+        return f"<Bus {self.name!r}, {len(self._segment.taken_slots())} of {self._limits.max_agents} agents>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _open_path, (self.name, self._path)
+
+
+class _InboxView(Ring):
+    """Somebody's inbox, for looking at it and for reaping; makes no claims."""
+
+    def __init__(self, bus: Bus, slot: int, owner: int = 1) -> None:
+        super().__init__(bus._inbox_memory(slot), owner=owner, name=f"inbox {slot} of {bus.name}")
+        self._bus = bus
+
+    def _owner_alive(self, owner: int) -> bool:
+        return self._bus._segment.alive(owner - 1)
+
+    def _owner_pid(self, owner: int) -> int:
+        return self._bus._segment.pid_of(owner - 1)
+
+    def _describe_owner(self, owner: int) -> str:
+        return self._bus._describe(owner - 1)
+
+
+def connect(bus: str, name: str | None = None, **join_options: Any) -> Agent:
+    """``Bus.open(bus).join(name)``, for a process that is one agent; closing the agent closes the bus handle too."""
+    opened = Bus.open(bus)
+    try:
+        agent = opened.join(name, **join_options)
+    except BaseException:
+        opened.close()
+        raise
+    agent._owns_bus = True
+    return agent
+
+
+def _open_path(name: str, path: str) -> Bus:
+    """Unpickle: the same file, whatever FASTCOMM_DIR says here."""
+    bus = Bus()
+    bus.name, bus._path, bus._asked = name, path, (None, None, None)
+    bus._wanted, bus._mode, bus._create = _limits(None, None, None), 0o600, False
+    bus._open()
+    return bus
+
+
+def _agent_name(name: str | None, taken: dict[str, int]) -> str:
+    if name is None:
+        base = f"pid-{os.getpid()}"
+        return next(free for n in range(len(taken) + 1) if (free := base if n == 0 else f"{base}-{n + 1}") not in taken)
+    if not 1 <= len(name.encode("utf-8", "surrogatepass")) <= MAX_AGENT_NAME or "\0" in name or not name.isprintable():
+        raise InvalidNameError(
+            f"the agent's name {name[:100]!r} has {len(name)} characters; a name has 1 to {MAX_AGENT_NAME} bytes of printable UTF-8"
+        )
+    return name
+
+
+def _limits(max_agents: int | None, inbox_bytes: int | None, max_subscriptions: int | None) -> _Limits:
+    agents = DEFAULT_MAX_AGENTS if max_agents is None else max_agents
+    inbox = DEFAULT_INBOX_BYTES if inbox_bytes is None else inbox_bytes
+    subscriptions = 16 * agents if max_subscriptions is None else max_subscriptions
+    if not 1 <= agents <= MAX_PARTICIPANTS:
+        raise ValueError(f"max_agents is {agents}; it must be 1 to {MAX_PARTICIPANTS}")
+    if not MIN_INBOX_BYTES <= inbox <= MAX_INBOX_BYTES:
+        raise ValueError(f"inbox_bytes is {inbox}; it must be {MIN_INBOX_BYTES} to {MAX_INBOX_BYTES}")
+    if not 1 <= subscriptions <= 1 << 24:
+        raise ValueError(f"max_subscriptions is {subscriptions}; it must be 1 to {1 << 24}")
+    rounded = 1 << (inbox - 1).bit_length()
+    cells = 16
+    while Ring.bytes_needed(cells * 2) <= rounded:
+        cells *= 2
+    return _Limits(agents, cells, _pages(Ring.bytes_needed(cells)), subscriptions)
+
+
+def _plan(limits: _Limits) -> tuple[int, list[tuple[int, int]], int, list[int]]:
+    """Header page, participants, agents, subscriptions; then the inboxes, reserved one by one as agents join."""
+    sizes = (
+        limits.max_agents * PARTICIPANT_BYTES,
+        limits.max_agents * AGENT_BYTES,
+        SubscriptionTable.bytes_needed(limits.max_subscriptions),
+        limits.max_agents * limits.stride,
+    )
+    sections, offset = [], PAGE
+    for size in map(_pages, sizes):
+        sections.append((offset, size))
+        offset += size
+    return limits.max_agents, sections, sections[-1][0], list(limits)
+
+
+def _pages(size: int) -> int:
+    return -(-size // PAGE) * PAGE
