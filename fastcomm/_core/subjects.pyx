@@ -471,10 +471,10 @@ cdef class SubjectRegistry:
 
     Memory for one stored value: 24 bytes, and for each token that its pattern does not share with the
     beginning of another one 21 bytes and the token's own (rounded up to 4), and 11 to 21 of hash table. With
-    one such token of 8 characters that came to 74 bytes, measured at 1 M. Growing arrays reserve up to half as
-    much again, which `stats().nbytes` counts and the system backs with memory once it is used. What is removed
-    is used again; all is given back when the last value goes and by `clear()`. A cached subject takes about
-    150 bytes, its str included, and if anything matches a tuple.
+    one such token of 8 characters that came to 74 bytes, measured at 1 M. Growing arrays reserve up to half
+    as much again, which `stats().nbytes` counts and the system backs with memory once it is used. What is
+    removed is used again; all is given back when the last value goes and by `clear()`. A cached subject takes
+    about 150 bytes, its str included, and if anything matches a tuple.
 
     Thread safety: under the GIL each method is atomic, but for the values' ``__eq__`` that `remove` may call:
     if that changes the registry, `remove` goes by what is there afterwards. The iterator may be used while
