@@ -35,6 +35,7 @@ cdef struct Match:
 
 cdef struct Trie:
     uint64_t seed
+    uint64_t star_hash
     uint64_t sequence
     uint64_t generation     # moved by every change and every walk; see c_trie_match
     uint32_t* arena         # nodes, addressed by their offset in 4-byte units; 1 is the root

@@ -4,7 +4,8 @@
 The idea (a trie over tokens in which ``*`` and ``>`` are children beside the literal ones) is that of NATS's
 ``server/sublist.go``. That has a hash map in every level; here one open-addressing table serves the whole
 trie, keyed by parent and token, and a node holds its token's bytes. A step of a walk so costs two reads of
-memory that is not in the cache: the slot and the node, which are needed anyhow.
+memory that is not in the cache: the slot and the node, which are needed anyhow. The hash is that of the whole
+path, so that all slots of a subject are known, and fetched, before the first node has been read.
 
     root --"tasks"--> [tasks] --"*"--> [*] --"done"--> [done]     tasks.*.done    entries 7 -> 3
                          |
@@ -24,6 +25,9 @@ Patterns and subjects are taken to be checked (subjects.c_check). A struct of ze
 from libc.stdint cimport uint32_t, uint64_t, UINT32_MAX
 from libc.stdlib cimport calloc, free, qsort, realloc
 from libc.string cimport memcmp, memcpy, memset
+
+cdef extern from *:
+    void c_prefetch "__builtin_prefetch"(const void* address) noexcept nogil
 
 cdef enum:
     ROOT = 1
@@ -54,8 +58,9 @@ cdef uint64_t c_hash_token(uint64_t seed, const char* text, uint32_t length) noe
     return c_mix(value ^ chunk)
 
 
-cdef inline uint32_t c_edge_hash(uint32_t parent, uint64_t token_hash) noexcept nogil:
-    return <uint32_t>c_mix(token_hash + parent)
+cdef inline uint64_t c_path_hash(uint64_t parent, uint64_t token_hash) noexcept nogil:
+    """Of a node, from its parent's (0 for the root) and its token's."""
+    return c_mix(parent + token_hash)
 
 
 cdef size_t c_trie_split(const Trie* trie, const char* text, size_t length, Token* tokens) noexcept nogil:
@@ -131,14 +136,17 @@ cdef bint c_have_root(Trie* trie) noexcept nogil:
     if not c_grow_arena(trie, ROOT + c_node_units(0)):
         return False
     trie.arena_used = ROOT
+    trie.star_hash = c_hash_token(trie.seed, "*", 1)
     return c_new_node(trie, 0, "", 0) == ROOT
 
 
 # The table of literal children
 
-cdef uint32_t c_literal_child(const Trie* trie, uint32_t parent, const Token* token) noexcept nogil:
+cdef uint32_t c_literal_child(const Trie* trie, uint32_t parent, const Token* token,
+                              uint64_t path) noexcept nogil:
+    """The child of `parent` for this token, `path` being the child's hash; 0 if there is none."""
     cdef uint32_t mask = trie.slot_count - 1
-    cdef uint32_t value = c_edge_hash(parent, token.hash)
+    cdef uint32_t value = <uint32_t>path
     cdef uint32_t i = value & mask
     cdef Node* node
     if trie.slot_count == 0:
@@ -182,19 +190,25 @@ cdef bint c_room_for_literal(Trie* trie) noexcept nogil:
     return trie.slots_used < trie.slot_count // 4 * 3 or c_grow_slots(trie)
 
 
-cdef void c_link_literal(Trie* trie, uint32_t parent, const Token* token, uint32_t node) noexcept nogil:
+cdef void c_link_literal(Trie* trie, uint64_t path, uint32_t node) noexcept nogil:
     cdef Slot slot
-    slot.hash = c_edge_hash(parent, token.hash)
+    slot.hash = <uint32_t>path
     slot.node = node
     c_put_slot(trie.slots, trie.slot_count - 1, slot)
     trie.slots_used += 1
 
 
+cdef uint64_t c_node_path_hash(const Trie* trie, uint32_t node) noexcept nogil:
+    cdef Node* here = c_trie_node(trie, node)
+    if node == ROOT:
+        return 0
+    return c_path_hash(c_node_path_hash(trie, here.parent), c_hash_token(trie.seed, here.token, here.length))
+
+
 cdef void c_unlink_literal(Trie* trie, uint32_t node) noexcept nogil:
     """Free the slot and move back what had been pushed past it, so that no tombstones are needed."""
-    cdef Node* gone = c_trie_node(trie, node)
     cdef uint32_t mask = trie.slot_count - 1
-    cdef uint32_t hole = c_edge_hash(gone.parent, c_hash_token(trie.seed, gone.token, gone.length)) & mask
+    cdef uint32_t hole = <uint32_t>c_node_path_hash(trie, node) & mask
     cdef uint32_t i
     while trie.slots[hole].node != node:
         hole = (hole + 1) & mask
@@ -211,15 +225,15 @@ cdef void c_unlink_literal(Trie* trie, uint32_t node) noexcept nogil:
 
 # Paths
 
-cdef uint32_t c_child(const Trie* trie, uint32_t parent, const Token* token) noexcept nogil:
+cdef uint32_t c_child(const Trie* trie, uint32_t parent, const Token* token, uint64_t path) noexcept nogil:
     if c_is_token(token, c"*"):
         return c_trie_node(trie, parent).star
     if c_is_token(token, c">"):
         return c_trie_node(trie, parent).rest
-    return c_literal_child(trie, parent, token)
+    return c_literal_child(trie, parent, token, path)
 
 
-cdef uint32_t c_add_child(Trie* trie, uint32_t parent, const Token* token) noexcept nogil:
+cdef uint32_t c_add_child(Trie* trie, uint32_t parent, const Token* token, uint64_t path) noexcept nogil:
     cdef uint32_t node
     if not c_room_for_literal(trie):
         return 0
@@ -231,7 +245,7 @@ cdef uint32_t c_add_child(Trie* trie, uint32_t parent, const Token* token) noexc
     elif c_is_token(token, c">"):
         c_trie_node(trie, parent).rest = node
     else:
-        c_link_literal(trie, parent, token, node)
+        c_link_literal(trie, path, node)
     c_trie_node(trie, parent).children += 1
     trie.nodes += 1
     return node
@@ -261,11 +275,13 @@ cdef void c_prune(Trie* trie, uint32_t node) noexcept nogil:
 cdef uint32_t c_trie_find(const Trie* trie, const Token* tokens, size_t count) noexcept nogil:
     """The node of exactly this pattern, 0 if there is none. It may have no entries."""
     cdef uint32_t node = ROOT
+    cdef uint64_t path = 0
     cdef size_t i
     if trie.arena_used == 0:
         return 0
     for i in range(count):
-        node = c_child(trie, node, &tokens[i])
+        path = c_path_hash(path, tokens[i].hash)
+        node = c_child(trie, node, &tokens[i], path)
         if node == 0:
             break
     return node
@@ -329,11 +345,13 @@ cdef uint32_t c_make_path(Trie* trie, const Token* tokens, size_t count) noexcep
     """The node of this pattern, made if need be; 0 without memory, and then nothing has changed."""
     cdef uint32_t node = ROOT
     cdef uint32_t child
+    cdef uint64_t path = 0
     cdef size_t i
     for i in range(count):
-        child = c_child(trie, node, &tokens[i])
+        path = c_path_hash(path, tokens[i].hash)
+        child = c_child(trie, node, &tokens[i], path)
         if child == 0:
-            child = c_add_child(trie, node, &tokens[i])
+            child = c_add_child(trie, node, &tokens[i], path)
         if child == 0:
             c_prune(trie, node)
             return 0
@@ -409,16 +427,38 @@ cdef bint c_push_chain(Trie* trie, uint32_t node) noexcept nogil:
     return True
 
 
-cdef bint c_walk(Trie* trie, uint32_t node, const Token* tokens, size_t count) noexcept nogil:
-    """Push what lies below `node` and matches the `count` tokens that are left. Recurses at "*" alone."""
+cdef void c_fetch_ahead(const Trie* trie, const Token* tokens, size_t count) noexcept nogil:
+    """Have memory read all slots on the way without wildcards at once, then all its nodes.
+
+    They are spread out; the walk, which needs each one to find the next, would wait for them one by one.
+    """
+    cdef uint32_t mask = trie.slot_count - 1
+    cdef uint64_t path = 0
+    cdef size_t i
+    if trie.slot_count == 0:
+        return
+    for i in range(count):
+        path = c_path_hash(path, tokens[i].hash)
+        c_prefetch(&trie.slots[path & mask])
+    path = 0
+    for i in range(count):
+        path = c_path_hash(path, tokens[i].hash)
+        if trie.slots[path & mask].hash == <uint32_t>path:
+            c_prefetch(c_trie_node(trie, trie.slots[path & mask].node))
+
+
+cdef bint c_walk(Trie* trie, uint32_t node, uint64_t path, const Token* tokens, size_t count) noexcept nogil:
+    """Push what lies below `node`, whose hash is `path`, and matches the `count` tokens that are left."""
     cdef Node* here
     while count:
         here = c_trie_node(trie, node)
         if here.rest and not c_push_chain(trie, here.rest):
             return False
-        if here.star and not c_walk(trie, here.star, tokens + 1, count - 1):
+        if here.star and not c_walk(trie, here.star, c_path_hash(path, trie.star_hash),
+                                    tokens + 1, count - 1):
             return False
-        node = c_literal_child(trie, node, tokens)
+        path = c_path_hash(path, tokens.hash)
+        node = c_literal_child(trie, node, tokens, path)
         if node == 0:
             return True
         tokens += 1
@@ -453,7 +493,8 @@ cdef bint c_trie_match(Trie* trie, const Token* tokens, size_t count) noexcept n
     """
     trie.generation += 1
     trie.match_count = 0
-    if trie.arena_used and not c_walk(trie, ROOT, tokens, count):
+    c_fetch_ahead(trie, tokens, count)
+    if trie.arena_used and not c_walk(trie, ROOT, 0, tokens, count):
         return False
     c_trie_sort(trie)
     return True
