@@ -74,7 +74,18 @@ class InvalidNameError(FastCommError, ValueError):
 
 
 class InvalidSubjectError(FastCommError, ValueError):
-    """A subject or pattern is not of NATS's grammar; the text says where."""
+    """A subject or pattern is not of NATS's grammar. `position` is where that was noticed, in characters."""
+
+    def __init__(self, message: str = "", *, position: int = 0) -> None:
+        super().__init__(message)
+        self.position = position
+
+
+class NotRegisteredError(FastCommError, KeyError):
+    """What is to be removed is not stored there."""
+
+    # KeyError shows the repr of its text.
+    __str__ = Exception.__str__
 
 
 class SegmentError(FastCommError):

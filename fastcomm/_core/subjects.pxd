@@ -1,0 +1,29 @@
+cdef enum:
+    MAX_BYTES = 192     # of UTF-8; entries of the tables in shared memory have a fixed size
+
+cdef enum Kind:
+    SUBJECT             # what is published to: literal
+    PATTERN             # what is subscribed to
+
+cdef enum Flaw:
+    SOUND = 0
+    FLAW_EMPTY
+    FLAW_TOO_LONG
+    FLAW_EMPTY_TOKEN
+    FLAW_CHARACTER      # white space or a control character
+    FLAW_ENCODING       # not UTF-8
+    FLAW_WILDCARD       # a token "*" or ">" in a subject
+    FLAW_REST_NOT_LAST
+
+# Any bytes may be given. `position` gets the offset of the flaw in bytes, and is left alone if there is none.
+cdef Flaw c_check(const char* text, size_t length, Kind kind, size_t* position) noexcept nogil
+
+# These take checked text. With anything else they read nothing outside it, and the answer means nothing.
+cdef bint c_is_subset(const char* a, size_t a_length, const char* b, size_t b_length) noexcept nogil
+cdef bint c_collides(const char* a, size_t a_length, const char* b, size_t b_length) noexcept nogil
+cdef bint c_is_literal(const char* pattern, size_t length) noexcept nogil
+
+# A subject is a pattern without wildcards: that it matches is that what it matches (itself) is covered.
+cdef inline bint c_matches(const char* pattern, size_t pattern_length,
+                           const char* subject, size_t subject_length) noexcept nogil:
+    return c_is_subset(subject, subject_length, pattern, pattern_length)
