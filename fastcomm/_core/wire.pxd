@@ -1,0 +1,83 @@
+"""The tags and limits of the format that ``codec.pyx`` describes, and what both directions share."""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from fastcomm._core.capi cimport PyErr_SetObject, PyObject
+
+cdef extern from *:
+    """
+    #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+    #error "the codec copies words as they lie in memory and is written for little-endian machines"
+    #endif
+    """
+
+cdef enum:
+    MAGIC = 0xC1
+    VERSION = 1
+    HEADER = 2
+    MAX_DEPTH = 512
+
+    SMALL_INT = 0x40        # ints 0..63 are their own tag
+    TINY_NEGATIVE = 0x48    # -1 is 0x47
+    INT = 0x48
+    NEGATIVE = 0x50
+    NONE = 0x58
+    FALSE = 0x59
+    TRUE = 0x5A
+    FLOAT = 0x5B
+    BIG_INT = 0x5C
+    STR = 0x5D
+    BYTES = 0x5E
+    BYTEARRAY = 0x5F
+    SHORT_STR = 0x60
+    SHORT_BYTES = 0x80
+    SHORT_LIST = 0x90
+    SHORT_DICT = 0xA0
+    SHORT_TUPLE = 0xB0
+    LIST = 0xB8
+    TUPLE = 0xB9
+    DICT = 0xBA
+    FAR_REF = 0xBB
+    NEAR_REF = 0xC0
+
+    SHORT_STR_MAX = 31
+    NEAR_REF_MAX = 0xFFF
+    SHORT_BYTES_MAX = 15
+    SHORT_LIST_MAX = 15
+    SHORT_DICT_MAX = 15
+    SHORT_TUPLE_MAX = 7
+
+
+cdef inline void set_error(object error) noexcept:
+    """Leave a caught exception as the pending error of a function that returns NULL."""
+    kind = type(error)
+    PyErr_SetObject(<PyObject*> kind, <PyObject*> error)
+
+
+cdef inline bint same_word(const uint8_t* a, const uint8_t* b) noexcept nogil:
+    cdef uint64_t x, y
+    memcpy(&x, a, 8)
+    memcpy(&y, b, 8)
+    return x == y
+
+
+cdef inline bint same_half(const uint8_t* a, const uint8_t* b) noexcept nogil:
+    cdef uint32_t x, y
+    memcpy(&x, a, 4)
+    memcpy(&y, b, 4)
+    return x == y
+
+
+cdef inline bint same_text(const uint8_t* a, const uint8_t* b, Py_ssize_t size) noexcept nogil:
+    """Two strings of one size >= 2, by overlapping words: for so few bytes a call of memcmp costs more."""
+    cdef Py_ssize_t i = 0
+    if size >= 8:
+        while i + 8 < size:
+            if not same_word(a + i, b + i):
+                return False
+            i += 8
+        return same_word(a + size - 8, b + size - 8)
+    if size >= 4:
+        return same_half(a, b) and same_half(a + size - 4, b + size - 4)
+    return a[0] == b[0] and a[1] == b[1] and a[size - 1] == b[size - 1]
