@@ -145,3 +145,4 @@ cdef extern from "fc_layout.h" nogil:
         uint16_t subject_length
         uint8_t sender_length
         uint8_t data_kind
+        uint16_t unused

@@ -41,6 +41,14 @@ cdef class Message:
     cdef bint encoded
 
 
+cdef class LastText:
+    cdef str value
+    cdef int length
+    cdef char encoded[192]         # FC_MAX_PATTERN, the longer of the two
+
+    cdef str decode(self, const char *source, int length)
+
+
 cdef class Delivery:
     cdef Route route
     cdef bytes data
@@ -71,10 +79,7 @@ cdef class Port:
     cdef object pending            # messages that were taken from the inbox while a publish waited
     cdef Py_ssize_t max_pending
     cdef spin_t spin
-    cdef str last_subject, last_sender
-    cdef char last_subject_bytes[192]
-    cdef char last_sender_bytes[80]
-    cdef int last_subject_length, last_sender_length
+    cdef LastText last_subject, last_sender
     cdef int last_reached
     cdef uint64_t delivered, received, bytes_in, bytes_out, misdirected, unwanted
     cdef bint filtering
@@ -93,7 +98,6 @@ cdef class Port:
     cdef int wait_room(self, Delivery delivery) except -1
     cdef int check_progress(self, Delivery delivery, ring_t *ring, int64_t now) except -1
     cdef int raise_full(self, Delivery delivery, ring_t *ring, int64_t now, str when) except -1
-    cdef str text(self, const char *source, int length, bint subject)
     cdef Message take(self, record_t *record)
     cdef bint wanted(self, Message message) except -1
     cdef Message look(self)

@@ -107,6 +107,19 @@ cdef inline void fill(unsigned char *at, const parts_t *parts) noexcept nogil:
 
 
 @cython.final
+cdef class LastText:
+    """UTF-8 to str; the last one is kept, since messages of one sender or subject come in streams."""
+
+    cdef str decode(self, const char *source, int length):
+        """`length` is at most the size of the buffer: the caller has checked it."""
+        if self.value is None or length != self.length or memcmp(self.encoded, source, length) != 0:
+            self.value = PyUnicode_DecodeUTF8(source, length, "replace")
+            self.length = length
+            memcpy(self.encoded, source, length)
+        return self.value
+
+
+@cython.final
 cdef class Delivery:
     """A publish that some inboxes had no room for: what is left to do."""
 
@@ -139,6 +152,8 @@ cdef class Port:
             raise MemoryError
         self.subscriptions = subscriptions
         self.encoder = Encoder()
+        self.last_subject = LastText()
+        self.last_sender = LastText()
         self.max_pending = max_pending
         self._attach(inbox, name)
 
@@ -434,22 +449,6 @@ cdef class Port:
 
     # ----------------------------------------------------------------------------------------------------- receive --
 
-    cdef str text(self, const char *source, int length, bint subject):
-        """UTF-8 to str; the one before is kept, since messages come in streams."""
-        cdef str value
-        cdef char *last = self.last_subject_bytes if subject else self.last_sender_bytes
-        if length == (self.last_subject_length if subject else self.last_sender_length) and memcmp(last, source, length) == 0:
-            value = self.last_subject if subject else self.last_sender
-            if value is not None:
-                return value
-        value = PyUnicode_DecodeUTF8(source, length, "replace")
-        memcpy(last, source, length)
-        if subject:
-            self.last_subject, self.last_subject_length = value, length
-        else:
-            self.last_sender, self.last_sender_length = value, length
-        return value
-
     cdef Message take(self, record_t *record):
         """Copy a message out of the inbox, and give its room back."""
         cdef Message message = Message.__new__(Message)
@@ -467,9 +466,9 @@ cdef class Port:
             raise CorruptSegmentError(
                 f"{self._describe_agent(record.owner)} sent a record of {record.nbytes} bytes that is no message; it was dropped"
             )
-        message.sender = self.text(at, envelope.sender_length, False)
+        message.sender = self.last_sender.decode(at, envelope.sender_length)
         at += envelope.sender_length
-        message.subject = self.text(at, envelope.subject_length, True)
+        message.subject = self.last_subject.decode(at, envelope.subject_length)
         at += envelope.subject_length
         message.payload = PyBytes_FromStringAndSize(at, length)
         message.encoded = envelope.data_kind == FC_DATA_ENCODED
