@@ -1,4 +1,7 @@
-"""The ``fastcomm`` command. Importing this loads neither click nor rich; `main` does, and says what is missing."""
+"""The ``fastcomm`` command.
+
+Importing this loads neither click nor rich; `main` does, or names what is missing.
+"""
 
 import sys
 
@@ -9,8 +12,10 @@ def main() -> None:
     """Run the command line; exits with 1 and the way to install them when click or rich are missing."""
     try:
         from fastcomm.cli.group import group
+
+        group(prog_name="fastcomm")
     except ModuleNotFoundError as missing:
-        if (missing.name or "").partition(".")[0] not in _NEEDED:
+        package = (missing.name or "").partition(".")[0]
+        if package not in _NEEDED:
             raise
-        sys.exit(f"fastcomm: the command line needs {missing.name}: pip install 'fastcomm[cli]'")
-    group(prog_name="fastcomm")
+        sys.exit(f"fastcomm: the command line needs {package}: pip install 'fastcomm[cli]'")

@@ -3,14 +3,13 @@
 import json
 import signal
 import sys
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
 import click
 
-from fastcomm.cli.indexing import IndexingError
 from fastcomm.cli.indexing.corpus import Corpus, discover, standard_library
 from fastcomm.cli.indexing.display import display
 from fastcomm.cli.indexing.plan import FEWEST_AGENTS, split
@@ -23,14 +22,18 @@ EXIT_TERMINATED = 143
 
 
 @click.command()
-@click.option("--agents", default=100, show_default=True, type=click.IntRange(FEWEST_AGENTS), help="Agent processes.")
+@click.option(
+    "--agents", default=100, show_default=True, type=click.IntRange(FEWEST_AGENTS), help="Agent processes."
+)
 @click.option(
     "--corpus",
     "directory",
     type=click.Path(path_type=Path),
     help="Index the text and source files under this directory  [default: this Python's standard library]",
 )
-@click.option("--kill", "kills", default=0, type=click.IntRange(0), help="Kill so many tokenizers on the way.")
+@click.option(
+    "--kill", "kills", default=0, type=click.IntRange(0), help="Kill so many tokenizers on the way."
+)
 @click.option("--seed", default=1, show_default=True, help="Which tokenizers are killed, and when.")
 @click.option("--live/--no-live", default=True, help="A live table, on a terminal; else a line a second.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON; progress goes to stderr.")
@@ -50,10 +53,10 @@ def demo(
 ) -> None:
     """Index the words of a real corpus with 100 agents, and prove the result.
 
-    Readers address batches of lines to tokenizers, these send words to the owners of parts of the vocabulary, an
-    aggregator collects the counts. The result must equal a plain single-process count, even when tokenizers are
-    killed on the way: what was counted and what is reported lost must add up to it, word by word. Exits with 1
-    when it does not, or when an agent dies unasked.
+    Readers address batches of lines to tokenizers, these send words to the owners of parts of the
+    vocabulary, an aggregator collects the counts. The result must equal a plain single-process count, even
+    when tokenizers are killed on the way: what was counted and what is reported lost must add up to it,
+    word by word. Exits with 1 when it does not, or when an agent dies unasked.
     """
     try:
         with _terminated_as_exit():

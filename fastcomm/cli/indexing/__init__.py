@@ -2,7 +2,7 @@
 
 ::
 
-    reader --work.<tokenizer>--> tokenizer --words.<p>--> owner of part p --counts--> aggregator --> supervisor
+    reader --work.<tokenizer>--> tokenizer --words.<p>--> owner of part p --counts--> aggregator
        ^------ reader.<r>.done ------'
 
 corpus.py      which files, what a word is, how a text is cut into batches, the plain single-process count

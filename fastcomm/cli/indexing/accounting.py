@@ -1,18 +1,20 @@
 """The exact accounts of a run in which tokenizers are killed.
 
-A tokenizer works in **groups**, numbered from 1: it takes the batches that wait for it, publishes all their words to
-the owners, then publishes *done* (group, batches) to its one reader, and only then begins the next group.
-`publish` returns when a message is committed, and an inbox is read in the order of commitment. So:
+A tokenizer works in **groups**, numbered from 1: it takes the batches that wait for it, publishes all their
+words to the owners, then publishes *done* (group, batches) to its one reader, and only then begins the next
+group. `publish` returns when a message is committed, and an inbox is read in the order of commitment. So:
 
-1. An owner that gets a word of group g+1 knows that *done* of group g was committed: the words it holds of g count.
-2. After a death the supervisor tells the reader, and this arrives behind every *done* of the dead tokenizer. The last
-   group reported done is then final; every batch not reported is lost; the reader publishes the **verdict**
-   (tokenizer, last group done) to all owners.
-3. The verdict arrives behind every word of the dead tokenizer. Of the one group that an owner still holds apart, the
-   words count if the verdict covers it, and are thrown away otherwise. By 1, older groups were covered.
+1. An owner that gets a word of group g+1 knows that *done* of group g was committed: the words it holds of
+   g count.
+2. After a death the supervisor tells the reader, and this arrives behind every *done* of the dead
+   tokenizer. The last group reported done is then final; every batch not reported is lost; the reader
+   publishes the **verdict** (tokenizer, last group done) to all owners.
+3. The verdict arrives behind every word of the dead tokenizer. Of the one group that an owner still holds
+   apart, the words count if the verdict covers it, and are thrown away otherwise. By 1, older groups were
+   covered.
 
-At the end the readers publish the same verdict for the living. An owner holds at most one group of each tokenizer
-apart, whatever the length of the run. A batch counts at all owners or at none.
+At the end the readers publish the same verdict for the living. An owner holds at most one group of each
+tokenizer apart, whatever the length of the run. A batch counts at all owners or at none.
 """
 
 import random
@@ -45,7 +47,10 @@ class Ledger:
         self._credits.extend([tokenizer] * self._window)
 
     def take_credit(self) -> str | None:
-        """The tokenizer to send the next batch to: the one whose credit is oldest. None when all have enough."""
+        """The tokenizer to send the next batch to:
+
+        The one whose credit is oldest. None when all have enough.
+        """
         while self._credits:
             tokenizer = self._credits.popleft()
             if tokenizer in self._out:
@@ -108,7 +113,7 @@ class Tally:
         self._held[tokenizer] = (group, words)
 
     def settle(self, tokenizer: str, last_group: int) -> None:
-        """No more words come from `tokenizer`; groups up to `last_group` count, a later one is thrown away."""
+        """No more words come from `tokenizer`; groups up to `last_group` count, a later one does not."""
         held = self._held.pop(tokenizer, None)
         if held is None:
             return

@@ -1,8 +1,8 @@
 """Which files are indexed, what a word is, and how a text is cut into batches without cutting a word.
 
-A **word** is a run of letters, digits and underscores (``\\w``, Unicode); a run of more than 64 is cut every 64
-characters, so that one word always fits in a message. Files are read as bytes and decoded as UTF-8 with
-undecodable bytes replaced, so any corpus works.
+A **word** is a run of letters, digits and underscores (``\\w``, Unicode); a run of more than 64 is cut
+every 64 characters, so that one word always fits in a message. Files are read as bytes and decoded as UTF-8
+with undecodable bytes replaced, so any corpus works.
 """
 
 import os
@@ -20,10 +20,23 @@ LONGEST_WORD: Final = 64
 WORD: Final = re.compile(rf"\w{{1,{LONGEST_WORD}}}")
 
 PYTHON_SUFFIXES: Final = frozenset({".py"})
-TEXT_SUFFIXES: Final = frozenset(
-    ".py .pyi .pyx .pxd .txt .md .rst .c .h .cc .cpp .hpp .rs .go .java .js .ts .html .css .json .toml .yaml .yml .sh"
-    .split()
-)
+_PROSE: Final = {".txt", ".md", ".rst", ".html"}
+_SOURCES: Final = {
+    ".pyi",
+    ".pyx",
+    ".pxd",
+    ".c",
+    ".h",
+    ".cc",
+    ".cpp",
+    ".hpp",
+    ".rs",
+    ".go",
+    ".java",
+    ".js",
+    ".ts",
+}
+TEXT_SUFFIXES: Final = PYTHON_SUFFIXES | _PROSE | _SOURCES
 _SKIPPED_DIRECTORIES: Final = frozenset({"site-packages", "dist-packages", "__pycache__"})
 
 
@@ -57,7 +70,7 @@ def standard_library() -> Corpus:
 
 
 def discover(root: Path, suffixes: frozenset[str] = TEXT_SUFFIXES) -> Corpus:
-    """List the regular files under `root` with one of `suffixes`, without hidden and installed-package directories.
+    """List the files under `root` with one of `suffixes`, without hidden and installed-package directories.
 
     Files that may not be read are left out and counted. Raises IndexingError when nothing is left.
     """
@@ -73,7 +86,8 @@ def discover(root: Path, suffixes: frozenset[str] = TEXT_SUFFIXES) -> Corpus:
             unreadable += 1
     if not found:
         raise IndexingError(
-            f"{root} holds no readable file ending in {' '.join(sorted(suffixes))} ({unreadable} can't be read)"
+            f"{root} holds no readable file ending in {' '.join(sorted(suffixes))};"
+            f" {unreadable} can't be read"
         )
     return Corpus(str(root), tuple(found), tuple(map(os.path.getsize, found)), unreadable)
 
@@ -94,9 +108,10 @@ def read_text(path: str) -> str:
 
 
 def pieces(text: str, limit: int) -> Iterator[Piece]:
-    """Cut `text` into pieces of whole lines, each at most `limit` bytes of UTF-8; only longer lines are cut inside.
+    """Cut `text` into pieces of whole lines, at most `limit` bytes of UTF-8; longer lines are cut inside.
 
-    The words of all pieces are the words of the text: newlines are not part of words, and `_cuts` keeps the rest.
+    The words of all pieces are the words of the text: newlines are not part of words, and `_cuts` keeps the
+    rest.
     """
     ascii_only = text.isascii()
     start = position = size = 0
@@ -122,21 +137,20 @@ def pieces(text: str, limit: int) -> Iterator[Piece]:
 def _cuts(text: str, start: int, end: int, width: int) -> Iterator[int]:
     """Where to cut text[start:end] so that no part is longer than `width` (> LONGEST_WORD) characters.
 
-    `WORD` looks at nothing outside its match, so a text may be cut wherever a match begins or between matches.
+    `WORD` looks at nothing outside its match, so a text may be cut wherever a match begins or between
+    matches.
     """
     while end - start > width:
         cut = start + width
-        last = None
-        for last in WORD.finditer(text, start, cut):
-            pass
-        if last is not None and last.end() == cut:
-            cut = last.start()
+        words = list(WORD.finditer(text, start, cut))
+        if words and words[-1].end() == cut:  # perhaps only the beginning of a word
+            cut = words[-1].start()
         yield cut
         start = cut
 
 
 def deal(corpus: Corpus, hands: int) -> list[list[int]]:
-    """Split the file numbers into `hands` lists of about equal bytes: largest first, each to the smallest hand."""
+    """Split the file numbers into `hands` lists of about equal bytes: largest first, to the lightest hand."""
     dealt: list[list[int]] = [[] for _ in range(hands)]
     weights = [0] * hands
     for number in sorted(range(len(corpus.paths)), key=lambda n: -corpus.sizes[n]):

@@ -41,8 +41,9 @@ class Lines:
         p50, p95, p99 = (recent.percentile(share) / 1000 for share in (0.5, 0.95, 0.99))
         deepest = max(depths.largest for depths in progress.depths.values())
         print(
-            f"{progress.elapsed:5.1f} s  {progress.phase:<9} {progress.share:4.0%}  {progress.received:>11,} messages"
-            f"  {progress.rate:>9,.0f}/s  p50 {p50:,.0f} us  p95 {p95:,.0f} us  p99 {p99:,.0f} us"
+            f"{progress.elapsed:5.1f} s  {progress.phase:<9} {progress.share:4.0%}"
+            f"  {progress.received:>11,} messages  {progress.rate:>9,.0f}/s"
+            f"  p50 {p50:,.0f} us  p95 {p95:,.0f} us  p99 {p99:,.0f} us"
             f"  deepest inbox {deepest:,} B{_losses(progress)}",
             file=self._to,
             flush=True,
@@ -58,8 +59,8 @@ class LiveTable:
     def show(self, progress: Progress) -> None:
         """Redraw."""
         head = Text(
-            f"{progress.phase}  {progress.share:.0%}  {progress.elapsed:.1f} s  {progress.received:,} messages"
-            f"  {progress.rate:,.0f}/s{_losses(progress)}"
+            f"{progress.phase}  {progress.share:.0%}  {progress.elapsed:.1f} s"
+            f"  {progress.received:,} messages  {progress.rate:,.0f}/s{_losses(progress)}"
         )
         bar = ProgressBar(total=1.0, completed=progress.share, width=60)
         self._screen.update(Group(head, bar, _table(progress)), refresh=True)
@@ -68,7 +69,17 @@ class LiveTable:
 def _table(progress: Progress) -> Table:
     table = Table()
     table.add_column("role")
-    for column in ("agents", "sent", "received", "p50 us", "p95 us", "p99 us", "inbox mean B", "inbox max B", "of B"):
+    for column in (
+        "agents",
+        "sent",
+        "received",
+        "p50 us",
+        "p95 us",
+        "p99 us",
+        "inbox mean B",
+        "inbox max B",
+        "of B",
+    ):
         table.add_column(column, justify="right")
     for role, totals in progress.roles.items():
         recent, depths = LatencyCounts().add(totals.recent), progress.depths[role]

@@ -1,4 +1,4 @@
-"""Log-bucketed counts of latencies: bounded, mergeable, sent as (bucket, count) pairs; within 1/16 of the value."""
+"""Log-bucketed counts of latencies: bounded, mergeable, sent as (bucket, count) pairs, within 1/16."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -66,7 +66,7 @@ class LatencyCounts:
         return sum(self._counts.values())
 
     def percentile(self, share: float) -> int:
-        """The latency in ns that a `share` (0..1) of all did not exceed, rounded up to its bucket; 0 when empty."""
+        """The latency in ns that a `share` (0..1) of all did not exceed, up to its bucket; 0 when empty."""
         remaining = ceil(share * self.total)
         for bucket in sorted(self._counts):
             remaining -= self._counts[bucket]

@@ -1,11 +1,10 @@
 """A process's place on the bus: joined, warmed up, its memory measured, its messages counted."""
 
 import gc
-import os
 import time
 from multiprocessing import parent_process
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from fastcomm import Bus, Message
 from fastcomm.cli.indexing import IndexingError
@@ -14,36 +13,41 @@ from fastcomm.cli.indexing.memory import private_bytes
 from fastcomm.cli.indexing.plan import SUPERVISOR, TICK_SECONDS
 from fastcomm.errors import Empty, Full
 
+_WARM_UP_SECONDS: Final = 30.0
+
 
 class Link:
-    """An agent that has sent and received a first message, and what joining cost this process (`growth`, bytes).
+    """An agent that has sent and received a first message, and what joining cost (`growth`, bytes).
 
     Every wait is cut into slices, and `tick` runs in between. Not for several threads.
     """
 
     slice_seconds = 0.1
 
-    def __init__(self, bus: Bus, name: str, patterns: list[str]) -> None:
+    def __init__(self, bus: Bus, name: str, address: str, shared: list[str]) -> None:
+        """Join as `name`, with what begins with `address` and what matches the patterns `shared` as its mail."""
         self.name = name
         self.bus = bus
         self.sent = self.received = 0
         self.latency = LatencyCounts()
         before = _settled_private_bytes(bus.path)
         self.agent = bus.join(name)
-        for pattern in patterns:
+        for pattern in [f"{address}.>", *shared]:
             self.agent.subscribe(pattern)
-        self._warm_up()
+        self._warm_up(f"{address}.warmup")
         self.growth = _settled_private_bytes(bus.path) - before
 
-    def _warm_up(self) -> None:
-        with self.agent.subscribe(f"warmup.{self.name}"):
-            self.agent.publish(f"warmup.{self.name}", [1, "warm", "up"], timeout=10)
-            self.agent.receive(timeout=10)
+    def _warm_up(self, subject: str) -> None:
+        self.agent.publish(subject, [1, "warm", "up"], timeout=_WARM_UP_SECONDS)
+        self.agent.receive(timeout=_WARM_UP_SECONDS)
 
     def offer(self, subject: str, data: Any, timeout: float) -> bool:
-        """Publish to one inbox. False when it has no subscriber or no room within `timeout`: nothing was sent."""
+        """Publish to one inbox.
+
+        False when it has no subscriber or no room within `timeout`: nothing was sent.
+        """
         try:
-            reached = self.agent.publish(subject, data, timeout=timeout)
+            reached: int = self.agent.publish(subject, data, timeout=timeout)
         except Full:
             return False
         self.sent += reached
@@ -68,7 +72,9 @@ class Link:
     def messages(self, timeout: float | None = None, limit: int = 256) -> list[Message]:
         """What is waiting, at most `limit`; waits up to `timeout` for the first, and may return none."""
         try:
-            batch: list[Message] = self.agent.receive_many(limit, self.slice_seconds if timeout is None else timeout)
+            batch: list[Message] = self.agent.receive_many(
+                limit, self.slice_seconds if timeout is None else timeout
+            )
         except Empty:
             batch = []
         self._count(batch)
@@ -105,10 +111,10 @@ class RoleLink(Link):
     `units` is the role's own progress: bytes read, batches split, words counted.
     """
 
-    def __init__(self, bus: Bus, name: str, patterns: list[str]) -> None:
+    def __init__(self, bus: Bus, name: str, address: str, shared: list[str]) -> None:
         self.units = 0
         self._due = 0.0
-        super().__init__(bus, name, patterns)
+        super().__init__(bus, name, address, shared)
 
     def tick(self) -> None:
         """Report what happened since the last report, if it is due. A full inbox is tried again next time."""
@@ -145,10 +151,10 @@ class RoleLink(Link):
 
 
 def exit_if_orphaned() -> None:
-    """End this process at once when the process that started it is gone: nobody is left to report to."""
+    """Leave the bus and end this process when the one that started it is gone."""
     parent = parent_process()
     if parent is not None and not parent.is_alive():
-        os._exit(1)
+        raise SystemExit(1)
 
 
 def _settled_private_bytes(excluded: str) -> int:

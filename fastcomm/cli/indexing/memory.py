@@ -9,8 +9,8 @@ _PRIVATE: Final = (b"Private_Clean:", b"Private_Dirty:")
 def private_bytes(excluded: str = "") -> int:
     """Bytes of pages that only this process maps, apart from the mapping of the file `excluded`.
 
-    As ``/proc/self/smaps_rollup`` adds them up, but that also counts pages of the segment which no other process has
-    touched yet, and these are in `resident_bytes` already.
+    As ``/proc/self/smaps_rollup`` adds them up, but that also counts pages of the segment which no other
+    process has touched yet, and these are in `resident_bytes` already.
     """
     skipping, total = False, 0
     with open("/proc/self/smaps", "rb", buffering=4096) as lines:

@@ -37,7 +37,7 @@ class Split:
 
 
 def split(agents: int) -> Split:
-    """A reader for every 25 agents, about a third owners, one aggregator, the rest tokenizers (100: 4, 59, 36, 1)."""
+    """A reader for every 25 agents, about a third owners, one aggregator, the rest tokenizers."""
     if agents < FEWEST_AGENTS:
         raise IndexingError(f"{agents} agents can't fill the four roles; the fewest is {FEWEST_AGENTS}")
     readers = max(1, agents // 25)
@@ -46,7 +46,7 @@ def split(agents: int) -> Split:
 
 
 def kill_points(kills: int, readers: int, seed: int) -> list[list[float]]:
-    """For each reader, at which shares of its bytes it asks for a kill: spread over the run, shaken by `seed`."""
+    """For each reader, at which shares of its bytes it asks for a kill: spread evenly, shaken by `seed`."""
     rng = random.Random(seed)
     points: list[list[float]] = [[] for _ in range(readers)]
     for number in range(kills):

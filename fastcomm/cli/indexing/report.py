@@ -37,7 +37,7 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes that the bus costs: the segment's resident pages, and the private growth of all processes by joining."""
+    """Bytes that the bus costs: the segment's resident pages, and what all processes grew by joining."""
 
     segment: int
     growth: int
@@ -95,14 +95,18 @@ class Summary:
         return {**asdict(self), "memory_total": self.memory.total, "equal": self.equal}
 
 
-def verify(corpus: Corpus, outcome: Outcome, between_files: Callable[[], None] = lambda: None) -> Verification:
+def verify(
+    corpus: Corpus, outcome: Outcome, between_files: Callable[[], None] = lambda: None
+) -> Verification:
     """Count the corpus in this process and compare."""
     begun = time.monotonic()
     plain = count_words(corpus, between_files)
     seconds = time.monotonic() - begun
     lost = lost_words(corpus, outcome.lost)
     found = outcome.counts + lost
-    differences = {w: (found[w], plain[w]) for w in sorted(found.keys() | plain.keys()) if found[w] != plain[w]}
+    differences = {
+        w: (found[w], plain[w]) for w in sorted(found.keys() | plain.keys()) if found[w] != plain[w]
+    }
     return Verification(plain.total(), len(plain), seconds, lost.total(), differences)
 
 
@@ -123,8 +127,8 @@ def lost_lines(corpus: Corpus, lost: list[LostBatch]) -> list[str]:
     """``file:first-last (tokenizer)`` for every lost batch, in the order of the corpus."""
     ordered = sorted(lost, key=lambda batch: (batch.file, batch.piece))
     return [
-        f"{os.path.relpath(corpus.paths[batch.file], corpus.root)}:{batch.piece.first_line}-{batch.piece.last_line}"
-        f" ({batch.tokenizer})"
+        f"{os.path.relpath(corpus.paths[batch.file], corpus.root)}"
+        f":{batch.piece.first_line}-{batch.piece.last_line} ({batch.tokenizer})"
         for batch in ordered
     ]
 
@@ -182,11 +186,12 @@ def _run_lines(s: Summary) -> Iterator[str]:
     yield f"words      {s.words:,} counted, {s.distinct:,} distinct; top: " + ", ".join(
         f"{word} {count:,}" for word, count in s.top
     )
-    yield f"plain      one process without messages counts the same corpus in {s.verification.plain_seconds:.2f} s"
+    yield f"plain      one process, no messages: the same corpus in {s.verification.plain_seconds:.2f} s"
 
 
 def _latency_lines(s: Summary) -> Iterator[str]:
-    yield f"latency    {'receiver':<12}{'messages':>12}{'p50 us':>12}{'p95 us':>12}{'p99 us':>12}{'max us':>12}"
+    heads = "".join(f"{head:>12}" for head in ("messages", "p50 us", "p95 us", "p99 us", "max us"))
+    yield f"latency    {'receiver':<12}{heads}"
     for role, one in s.latency.items():
         yield (
             f"           {role:<12}{one.messages:>12,}"
@@ -199,7 +204,7 @@ def _memory_lines(s: Summary) -> Iterator[str]:
     within = "within" if memory.total < memory.promised else "OVER"
     yield (
         f"memory     {memory.total / MB:.2f} MB, {within} the promised {memory.promised / MB:.0f} MB:"
-        f" segment {memory.segment / MB:.2f} MB resident, private growth by joining {memory.growth / MB:.2f} MB"
+        f" segment {memory.segment / MB:.2f} MB resident, joining {memory.growth / MB:.2f} MB private"
         f" (largest {memory.largest_growth / 1000:.0f} kB)"
     )
 
@@ -209,7 +214,7 @@ def _loss_lines(s: Summary) -> Iterator[str]:
         return
     yield (
         f"killed     {s.kills} tokenizers with SIGKILL, all replaced; {len(s.lost):,} batches lost with"
-        f" {s.verification.lost_words:,} words, of which {s.discarded_words:,} had arrived and were thrown away"
+        f" {s.verification.lost_words:,} words, {s.discarded_words:,} of them arrived and thrown away"
     )
     for line in s.lost[:_SHOWN]:
         yield f"           lost {line}"

@@ -1,4 +1,15 @@
-"""What the agents do. Each role is a loop over its inbox that ends with the message ``stop``."""
+"""What the agents do. Each role is a loop over its inbox that ends with the event ``stop``.
+
+A role has an **address**; the subject of a message to it is the address and the name of an event:
+
+    reader.<r>.       start, done (a tokenizer's report), died and joined (of tokenizers), stop
+    work.<tokenizer>. batch, stop
+    words.<p>.        add, stop
+    owners.           verdict and final, which all owners get
+    counts.           part, end, stop
+
+One subscription an agent (two for an owner): every agent keeps a copy of all of them.
+"""
 
 import random
 import traceback
@@ -14,10 +25,10 @@ from fastcomm.cli.indexing.corpus import WORD, pieces, read_text
 from fastcomm.cli.indexing.link import RoleLink, exit_if_orphaned
 from fastcomm.cli.indexing.plan import BATCH_BYTES, SUPERVISOR, WINDOW, WORDS_BYTES
 
-STOP: Final = "stop"
 START: Final = "start"
-VERDICT: Final = "verdict"
-FINAL: Final = "final"
+STOP: Final = "stop"
+VERDICT: Final = "owners.verdict"
+FINAL: Final = "owners.final"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +42,9 @@ class Reader:
     seed: int
 
     @property
-    def patterns(self) -> list[str]:
-        """What it subscribes to."""
-        return [START, STOP, f"reader.{self.index}.>"]
+    def address(self) -> str:
+        """What the subjects of messages to it begin with."""
+        return f"reader.{self.index}"
 
     def run(self, link: RoleLink) -> None:
         """Read all files, settle all batches, tell the owners and the supervisor."""
@@ -85,7 +96,7 @@ class Reading:
             if tokenizer is None:
                 self._handle(self._link.messages())
                 continue
-            if self._link.offer(f"work.{tokenizer}", [self._batches, text], timeout=0.1):
+            if self._link.offer(f"work.{tokenizer}.batch", [self._batches, text], timeout=0.1):
                 self._ledger.assign(tokenizer, self._batches, batch)
                 return
             self._ledger.return_credit(tokenizer)
@@ -102,12 +113,12 @@ class Reading:
 
     def _handle(self, messages: list[Message]) -> None:
         for message in messages:
-            event = message.subject.rpartition(".")[2]
-            if event == "done":
+            what = event(message)
+            if what == "done":
                 self._ledger.done(message.sender, message.data[0], message.data[1])
-            elif event == "joined":
+            elif what == "joined":
                 self._ledger.join(message.data)
-            elif event == "died":
+            elif what == "died":
                 self._bury(message.data)
 
     def _bury(self, tokenizer: str) -> None:
@@ -127,9 +138,9 @@ class Tokenizer:
     owners: int
 
     @property
-    def patterns(self) -> list[str]:
-        """What it subscribes to."""
-        return [STOP, f"work.{self.name}"]
+    def address(self) -> str:
+        """What the subjects of messages to it begin with."""
+        return f"work.{self.name}"
 
     def run(self, link: RoleLink) -> None:
         """Work in groups: all words of what is waiting, then *done*, then the next group."""
@@ -137,7 +148,7 @@ class Tokenizer:
         while not stopped:
             batches = []
             for message in link.messages(limit=WINDOW):
-                if message.subject == STOP:
+                if event(message) == STOP:
                     stopped = True
                 else:
                     batches.append(message.data)
@@ -147,13 +158,16 @@ class Tokenizer:
 
     def _work(self, link: RoleLink, group: int, batches: list[tuple[int, str]]) -> None:
         for owner, words in addressed((text for _, text in batches), self.owners):
-            link.send(f"words.{owner}", [group, words])
+            link.send(f"words.{owner}.add", [group, words])
         link.send(f"reader.{self.reader}.done", [group, [number for number, _ in batches]])
         link.units += len(batches)
 
 
 def addressed(texts: Iterator[str], owners: int) -> Iterator[tuple[int, list[str]]]:
-    """The words of all texts as (owner, words), each about WORDS_BYTES at most. The part of a word is its CRC-32."""
+    """The words of all texts as (owner, words), each about WORDS_BYTES at most.
+
+    The part of a word is its CRC-32.
+    """
     parts: list[list[str]] = [[] for _ in range(owners)]
     sizes = [0] * owners
     for text in texts:
@@ -178,15 +192,15 @@ class Owner:
     readers: int
 
     @property
-    def patterns(self) -> list[str]:
-        """What it subscribes to."""
-        return [f"words.{self.index}", VERDICT, FINAL, STOP]
+    def address(self) -> str:
+        """What the subjects of messages to it begin with."""
+        return f"words.{self.index}"
 
     def run(self, link: RoleLink) -> None:
         """Count until every reader is final, then send the counts to the aggregator."""
         tally = Tally()
         final: set[int] = set()
-        words_subject = f"words.{self.index}"
+        words_subject = f"{self.address}.add"
         while len(final) < self.readers:
             for message in link.messages():
                 if message.subject == words_subject:
@@ -224,9 +238,9 @@ class Aggregator:
     owners: int
 
     @property
-    def patterns(self) -> list[str]:
-        """What it subscribes to."""
-        return ["counts.*", STOP]
+    def address(self) -> str:
+        """What the subjects of messages to it begin with."""
+        return "counts"
 
     def run(self, link: RoleLink) -> None:
         """Merge until every owner has ended."""
@@ -234,9 +248,9 @@ class Aggregator:
         ended = discarded = unsettled = 0
         while ended < self.owners:
             for message in link.messages():
-                if message.subject == "counts.part":
+                if event(message) == "part":
                     merge(counts, message.data)
-                elif message.subject == "counts.end":
+                elif event(message) == "end":
                     ended += 1
                     discarded += message.data[0]
                     unsettled += message.data[1]
@@ -253,10 +267,16 @@ def merge(counts: Counter[str], flat: list[str | int]) -> None:
         counts[word] += count  # type: ignore[index, operator]
 
 
-def wait_for(link: RoleLink, subject: str) -> None:
-    """Wait for a message on `subject`; others that come meanwhile were sent in vain."""
+def event(message: Message) -> str:
+    """The last token of the subject: what has happened."""
+    subject: str = message.subject
+    return subject.rpartition(".")[2]
+
+
+def wait_for(link: RoleLink, awaited: str) -> None:
+    """Wait for the event `awaited`; others that come meanwhile were sent in vain."""
     while True:
-        if any(message.subject == subject for message in link.messages(limit=1)):
+        if any(event(message) == awaited for message in link.messages(limit=1)):
             return
 
 
@@ -269,7 +289,8 @@ def serve(bus_name: str, name: str, role: Role) -> None:
     An exception is reported to the supervisor in one line; only when that fails, the traceback is printed.
     """
     exit_if_orphaned()
-    with RoleLink(Bus.open(bus_name, create=False), name, role.patterns) as link:
+    shared = ["owners.*"] if isinstance(role, Owner) else []
+    with RoleLink(Bus.open(bus_name, create=False), name, role.address, shared) as link:
         try:
             link.send(f"{SUPERVISOR}.ready", link.growth)
             role.run(link)

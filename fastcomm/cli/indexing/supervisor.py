@@ -1,6 +1,7 @@
 """Starts the agents, watches them, kills and restarts tokenizers on request, and collects what they report.
 
-Every wait ends: with what it waits for, with the death of a role, or after STALL_SECONDS without any message moved.
+Every wait ends: with what it waits for, with the death of a role, or after STALL_SECONDS without any
+message moved.
 """
 
 import multiprocessing
@@ -22,7 +23,18 @@ from fastcomm.cli.indexing.link import Link
 from fastcomm.cli.indexing.memory import resident_bytes
 from fastcomm.cli.indexing.plan import INBOX_BYTES, STALL_SECONDS, SUPERVISOR, Split, kill_points
 from fastcomm.cli.indexing.progress import Display, Progress
-from fastcomm.cli.indexing.roles import START, STOP, Aggregator, Owner, Reader, Role, Tokenizer, merge, serve
+from fastcomm.cli.indexing.roles import (
+    START,
+    STOP,
+    Aggregator,
+    Owner,
+    Reader,
+    Role,
+    Tokenizer,
+    event,
+    merge,
+    serve,
+)
 
 _LOOK_SECONDS: Final = 0.1
 _SHOW_SECONDS: Final = 0.25
@@ -75,7 +87,10 @@ class Outcome:
 
 
 class Supervisor:
-    """One run over `corpus`. A context manager: on the way out, however it is left, no child and no segment remain."""
+    """One run over `corpus`.
+
+    A context manager: on the way out, however it is left, no child and no segment remain.
+    """
 
     def __init__(self, corpus: Corpus, split: Split, kills: int, seed: int, display: Display) -> None:
         self._corpus = corpus
@@ -116,13 +131,16 @@ class Supervisor:
     # The run.
 
     def run(self) -> Outcome:
-        """Start all agents, let them index, stop them. Raises IndexingError when one dies, fails or nothing moves."""
+        """Start all agents, let them index, stop them.
+
+        Raises IndexingError when one dies, fails or nothing moves.
+        """
         begun = time.monotonic()
         self._start_all()
         self._pump(self._all_ready)
         self.progress.started = started = time.monotonic()
         self.progress.phase = "indexing"
-        self._on_bus.send(START, None)
+        self._tell(START, [child for child in self._children.values() if isinstance(child.role, Reader)])
         self._pump(lambda: self._end is not None)
         seconds = time.monotonic() - started
         self._pump(self._all_ready)
@@ -132,8 +150,8 @@ class Supervisor:
         total, discarded, unsettled = self._end
         if total != self._counts.total() or unsettled:
             raise IndexingError(
-                f"the accounts are not closed: {total} words sent by the aggregator, {self._counts.total()} arrived,"
-                f" {unsettled} groups unsettled"
+                f"the accounts are not closed: {total} words sent by the aggregator,"
+                f" {self._counts.total()} arrived, {unsettled} groups unsettled"
             )
         return Outcome(
             self._counts,
@@ -147,7 +165,7 @@ class Supervisor:
         )
 
     def _start_all(self) -> None:
-        self._link = Link(self._bus, SUPERVISOR, [f"{SUPERVISOR}.>"])
+        self._link = Link(self._bus, SUPERVISOR, SUPERVISOR, [])
         self._growth[SUPERVISOR] = self._link.growth
         for name, role in self._roles():
             self._start(name, role)
@@ -169,14 +187,20 @@ class Supervisor:
 
     def _start(self, seat: str, role: Role, life: int = 0) -> None:
         name = f"{seat}-{life}" if life else seat
-        process = self._context.Process(target=serve, args=(self._bus.name, name, role), name=name, daemon=True)
+        process = self._context.Process(
+            target=serve, args=(self._bus.name, name, role), name=name, daemon=True
+        )
         process.start()
         self._children[name] = Child(process, role, seat, life)
 
     def _stop_all(self) -> None:
         self.progress.phase = "stopping"
-        self._on_bus.send(STOP, None)
+        self._tell(STOP, list(self._children.values()))
         self._pump(lambda: all(child.gone for child in self._children.values()))
+
+    def _tell(self, what: str, children: list[Child]) -> None:
+        for child in children:
+            self._on_bus.send(f"{child.role.address}.{what}", None)
 
     # Watching.
 
@@ -192,7 +216,7 @@ class Supervisor:
         self._moved_at = time.monotonic()
         while not done():
             for message in self._on_bus.messages(timeout=_LOOK_SECONDS):
-                self._handlers[message.subject.rpartition(".")[2]](message)
+                self._handlers[event(message)](message)
             now = time.monotonic()
             if now - self._looked >= _LOOK_SECONDS:
                 self._looked = now
@@ -223,16 +247,16 @@ class Supervisor:
         return child.gone
 
     def _replace(self, dead: Child) -> None:
-        """Start another tokenizer under a new name: one that was used may still stand in somebody's accounts."""
+        """Start another tokenizer under a new name: the old one may still stand in somebody's accounts."""
         role, life = dead.role, dead.life + 1
         assert isinstance(role, Tokenizer)
         self._start(dead.seat, Tokenizer(f"{dead.seat}-{life}", role.reader, role.owners), life)
 
     def _refuse_to_go_on(self, dead: list[str]) -> None:
-        """Name the death that caused the others: one by a signal before an error, which may follow from it."""
+        """Name the death that caused the others: a signal before an error, which may follow from it."""
         time.sleep(_LOOK_SECONDS)
         for message in self._on_bus.messages(timeout=0):
-            if message.subject == f"{SUPERVISOR}.failed":
+            if event(message) == "failed":
                 self._on_failed(message)
         codes = {name: child.process.exitcode or 0 for name, child in self._children.items()}
         killed = [name for name, code in codes.items() if code < 0]
@@ -240,7 +264,11 @@ class Supervisor:
             name, text = next(iter(self._failures.items()))
             raise RoleDiedError(f"{name} failed: {text}")
         name = (killed or dead)[0]
-        how = f"was killed by {signal.Signals(-codes[name]).name}" if killed else f"ended with code {codes[name]}"
+        how = (
+            f"was killed by {signal.Signals(-codes[name]).name}"
+            if killed
+            else f"ended with code {codes[name]}"
+        )
         raise RoleDiedError(f"{name} (pid {self._children[name].process.pid}) {how}, and not by this run")
 
     def _look_for_stall(self, now: float) -> None:
@@ -300,7 +328,10 @@ class Supervisor:
     # The end.
 
     def close(self) -> None:
-        """Kill what is left, wait for it, leave the bus and remove its segment. A second Ctrl-C waits for that."""
+        """Kill what is left, wait for it, leave the bus and remove its segment.
+
+        A second Ctrl-C waits for that.
+        """
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             self._end_children()
@@ -331,7 +362,7 @@ class Supervisor:
 
 
 def start_server() -> Any:
-    """The forkserver context with the roles loaded, so that a child shares their pages and starts in milliseconds.
+    """The forkserver context with the roles loaded, so that a child starts in milliseconds.
 
     The server starts with SIGINT blocked, and so do its children: Ctrl-C is the supervisor's alone to handle.
     The resource tracker goes first, because starting it unblocks SIGINT again.
