@@ -25,10 +25,10 @@ from fastcomm.cli.indexing.corpus import (
 )
 from fastcomm.cli.indexing.latency import LatencyCounts, bucket_of, upper_bound
 from fastcomm.cli.indexing.memory import private_bytes, resident_bytes
+from fastcomm.cli.indexing.outcome import LostBatch, Outcome
 from fastcomm.cli.indexing.plan import WORDS_BYTES, kill_points, split
 from fastcomm.cli.indexing.report import lost_lines, verify
 from fastcomm.cli.indexing.roles import addressed, flattened, merge
-from fastcomm.cli.indexing.supervisor import LostBatch, Outcome
 
 LIMIT = 300  # the least that holds a word of 64 characters of 4 bytes
 
@@ -348,7 +348,7 @@ class TestMemory:
 
 class TestVerification:
     def outcome(self, counts: Counter[str], lost: list[LostBatch]) -> Outcome:
-        return Outcome(counts, lost, 0, 1, 1.0, 1.0, 0, [0])
+        return Outcome(counts, lost)
 
     def test_counted_plus_lost_lines_equal_the_plain_count(self, tmp_path: Path) -> None:
         (tmp_path / "a.txt").write_text("one two\nthree two\n")

@@ -12,7 +12,9 @@ latency.py     log-bucketed counts of message latencies
 memory.py      private pages of this process, resident pages of a file
 link.py        a process's place on the bus: joined, warmed up, measured, counted
 roles.py       reader, tokenizer, owner, aggregator
-supervisor.py  starts, watches, kills and restarts them, and collects what they report
+crew.py        their processes: started, killed, replaced, ended
+supervisor.py  directs a run, watches the crew, collects what it reports
+outcome.py     what a run hands to the report
 progress.py    what the live table shows
 report.py      the comparison with the plain count, and the summary
 """

@@ -25,7 +25,7 @@ class Link:
     slice_seconds = 0.1
 
     def __init__(self, bus: Bus, name: str, address: str, shared: list[str]) -> None:
-        """Join as `name`, with what begins with `address` and what matches the patterns `shared` as its mail."""
+        """Join as `name`; what begins with `address` or matches the patterns `shared` is for it."""
         self.name = name
         self.bus = bus
         self.sent = self.received = 0

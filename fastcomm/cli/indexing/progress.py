@@ -63,6 +63,14 @@ class Progress:
         self._rate_from = (self.started, 0)
         self._shifted = self.started
 
+    def enter(self, phase: str) -> float:
+        """Begin a phase; the elapsed time counts from the start of indexing. Returns the time now."""
+        self.phase = phase
+        now = time.monotonic()
+        if phase == "indexing":
+            self.started = now
+        return now
+
     def report(self, name: str, report: list[int]) -> None:
         """Add what agent `name` reported."""
         self.roles[role_of(name)].add(report)

@@ -9,9 +9,9 @@ from typing import Any, Final
 
 from fastcomm.cli.indexing.corpus import WORD, Corpus, count_words, read_text
 from fastcomm.cli.indexing.latency import LatencyCounts
+from fastcomm.cli.indexing.outcome import LostBatch, Outcome
 from fastcomm.cli.indexing.plan import Split
 from fastcomm.cli.indexing.progress import Progress
-from fastcomm.cli.indexing.supervisor import LostBatch, Outcome
 
 PROMISED_BYTES: Final = 10_000_000
 _SHOWN: Final = 10
@@ -137,6 +137,7 @@ def summarise(
     corpus: Corpus, split: Split, outcome: Outcome, progress: Progress, verification: Verification
 ) -> Summary:
     """Put together what the supervisor and the verification found."""
+    growth = outcome.growth.values()
     latency = {role: Latency.of(totals.latency) for role, totals in progress.roles.items()}
     latency["all"] = Latency.of(LatencyCounts().add(totals.latency for totals in progress.roles.values()))
     return Summary(
@@ -154,7 +155,7 @@ def summarise(
         distinct=len(outcome.counts),
         top=sorted(outcome.counts.items(), key=lambda item: (-item[1], item[0]))[:10],
         latency=latency,
-        memory=Memory(outcome.segment_bytes, sum(outcome.growth_bytes), max(outcome.growth_bytes)),
+        memory=Memory(outcome.segment_bytes, sum(growth), max(growth)),
         kills=progress.kills,
         lost=lost_lines(corpus, outcome.lost),
         discarded_words=outcome.discarded_words,
