@@ -1,6 +1,6 @@
 """Directs a run: starts the agents, watches them, and collects what they report.
 
-Every wait ends: with what it waits for, with the death of an agent, or after STALL_SECONDS without any message.
+Every wait ends: with what it waits for, with the death of an agent, or after STALL_SECONDS of silence.
 """
 
 import os
