@@ -8,7 +8,9 @@ import click
 from fastcomm._version import __version__
 
 COMMANDS: Final = {
+    "clean": "fastcomm.cli.segments:clean",
     "demo": "fastcomm.cli.demo:demo",
+    "ls": "fastcomm.cli.segments:ls",
 }
 
 
