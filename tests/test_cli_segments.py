@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 import fastcomm
@@ -27,6 +28,10 @@ def run(*arguments: str, directory: Path) -> str:
     return result.output
 
 
+def listed(directory: Path) -> dict[str, dict[str, object]]:
+    return {found["name"]: found for found in json.loads(run("ls", "--json", directory=directory))}
+
+
 def leave_a_dead_segment(name: str, directory: Path) -> None:
     """A ring whose only participant was killed."""
     environment = {**os.environ, "FASTCOMM_DIR": str(directory)}
@@ -43,16 +48,18 @@ def test_version_is_that_of_the_package() -> None:
 
 
 def test_every_command_of_the_group_can_be_imported() -> None:
-    listed = CliRunner().invoke(group, ["--help"])
-    assert listed.exit_code == 0
-    assert all(name in listed.output for name in ("clean", "demo", "ls"))
+    shown = CliRunner().invoke(group, ["--help"])
+    assert shown.exit_code == 0
+    assert all(name in shown.output for name in ("clean", "demo", "ls"))
 
 
-def test_ls_names_a_ring_and_its_live_participants(tmp_path: Path, monkeypatch, name: str) -> None:
+def test_ls_names_a_ring_and_its_live_participants(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     monkeypatch.setenv("FASTCOMM_DIR", str(tmp_path))
     with RingBuffer.create(name, capacity=4096):
-        (found,) = json.loads(run("ls", "--json", directory=tmp_path))
-        assert (found["name"], found["alive"], found["problem"]) == (name, 1, None)
+        found = listed(tmp_path)[name]
+        assert (found["alive"], found["problem"]) == (1, None)
         head, row = run("ls", directory=tmp_path).splitlines()
         assert head.split()[:2] == ["name", "kind"]
         assert row.split()[0] == name
@@ -62,14 +69,15 @@ def test_ls_of_an_empty_directory_says_so(tmp_path: Path) -> None:
     assert run("ls", directory=tmp_path) == "no segments\n"
 
 
-def test_clean_removes_the_dead_and_leaves_the_living(tmp_path: Path, monkeypatch, name: str) -> None:
-    leave_a_dead_segment(f"{name}-dead", tmp_path)
+def test_clean_removes_the_dead_and_leaves_the_living(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    dead = f"{name}-dead"
+    leave_a_dead_segment(dead, tmp_path)
     monkeypatch.setenv("FASTCOMM_DIR", str(tmp_path))
     with RingBuffer.create(name, capacity=4096):
-        before = {
-            found["name"]: found["path"] for found in json.loads(run("ls", "--json", directory=tmp_path))
-        }
-        assert set(before) == {name, f"{name}-dead"}
-        assert run("clean", directory=tmp_path) == f"removed {before[f'{name}-dead']}\n"
-        assert [found["name"] for found in json.loads(run("ls", "--json", directory=tmp_path))] == [name]
+        before = listed(tmp_path)
+        assert before.keys() == {name, dead}
+        assert run("clean", directory=tmp_path) == f"removed {before[dead]['path']}\n"
+        assert listed(tmp_path).keys() == {name}
         assert run("clean", directory=tmp_path) == "nothing to remove\n"
