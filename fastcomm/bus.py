@@ -296,7 +296,7 @@ class Bus:
         """Everybody on the bus, in the order of their slots. Disturbs nobody."""
         if self._closed:
             raise ClosedError(f"this handle of the bus {self.name!r} is closed")
-        return [self._info(slot) for slot in self._segment.taken_slots() if self._agent_table.initialised(slot)]
+        return [self._info(slot) for slot in self._segment.live_slots()]
 
     def _info(self, slot: int) -> AgentInfo:
         inbox, segment = self._inbox(slot), self._segment

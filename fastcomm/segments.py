@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from fastcomm._core.segment import Segment, file_name
+from fastcomm._core.segment import Segment, file_name, inspect, remove_if_dead
 
 DEFAULT_DIRECTORY = "/dev/shm"
 _FILE = re.compile(r"fastcomm\.\d+\.[0-9a-f]{16}")
@@ -55,6 +55,7 @@ def list_segments(directory: str | os.PathLike[str] | None = None) -> list[Segme
 def clean_segments(directory: str | os.PathLike[str] | None = None) -> list[str]:
     """Remove the segments whose participants are all dead, and their doorbell FIFOs; returns the paths removed.
 
-    Safe beside running programs: it takes each segment's gate, as everybody does who joins.
+    Safe beside running programs: it takes each segment's gate, as everybody does who joins. Unread records of a ring go
+    with it; RingBuffer.attach() would read them.
     """
     return [info.path for info in list_segments(directory) if remove_if_dead(info.path)]

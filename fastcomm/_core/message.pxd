@@ -79,6 +79,8 @@ cdef class Port:
     cdef object pending            # messages that were taken from the inbox while a publish waited
     cdef Py_ssize_t max_pending
     cdef spin_t spin
+    cdef object turn               # held by the thread whose publish waits for room
+    cdef unsigned long waiting_thread
     cdef LastText last_subject, last_sender
     cdef int last_reached
     cdef uint64_t delivered, received, bytes_in, bytes_out, misdirected, unwanted
@@ -91,6 +93,8 @@ cdef class Port:
     cdef Route make_route(self, str subject)
     cdef ring_t *outbox(self, uint32_t owner) except? NULL
     cdef int deliver(self, const target_t *target, const parts_t *parts) except -1
+    cdef int finish(self, Delivery delivery) except -1
+    cdef int wait_turn(self, int64_t deadline, object timeout) except -1
     cdef Delivery begin(self, str subject, object data)
     cdef int describe(self, Route route, object data, parts_t *parts) except -1
     cdef int count_delivered(self, int reached, uint64_t nbytes) except -1

@@ -46,10 +46,14 @@ from fastcomm._core.subjects cimport PATTERN, SOUND, SUBJECT, c_check, c_matches
 from fastcomm._core.tables cimport SubscriptionTable
 from fastcomm._core.wait cimport SLICE_NS, announce_sleep, bell_read, spin_budget_ns, spin_missed, spin_rewarded
 
+from _thread import allocate_lock
 from collections import deque
 
 from fastcomm._core.subjects import SubjectRegistry, check_subject
 from fastcomm.errors import CorruptSegmentError, Full, MessageTooLargeError
+
+cdef extern from "pythread.h":
+    unsigned long PyThread_get_thread_ident()
 
 cdef enum:
     MAX_ROUTES = 4096      # subjects whose targets are kept; then all are forgotten
@@ -175,7 +179,8 @@ cdef class Port:
         self.routes = {}
         self.own_patterns = []
         self.filtering = False
-        self.generation = self.sequence = 0
+        self.generation = self.sequence = self.waiting_thread = 0
+        self.turn = allocate_lock()
         for i in range(self.inbox_count):
             free(self.outboxes[i])
             self.outboxes[i] = NULL
@@ -286,14 +291,44 @@ cdef class Port:
         raises Full(delivered, missing) naming whom it waits for. An agent that dies meanwhile no longer counts.
         InvalidSubjectError, EncodeError, MessageTooLargeError (nothing is sent then). Thread safety: yes.
         """
-        cdef Delivery delivery = self.begin(subject, data)
+        cdef Delivery delivery
+        cdef int64_t deadline = 0
+        if self.waiting_thread != 0:
+            deadline = deadline_of(timeout)
+            self.wait_turn(deadline, timeout)
+        delivery = self.begin(subject, data)
         if delivery is None:
             return self.last_reached
         delivery.timeout = timeout
-        delivery.deadline = deadline_of(timeout)
-        while not self.advance(delivery):
-            self.wait_room(delivery)
+        delivery.deadline = deadline if deadline else deadline_of(timeout)
+        self.finish(delivery)
         return delivery.reached
+
+    cdef int finish(self, Delivery delivery) except -1:
+        """Wait until every inbox has it. Other threads' publishes wait meanwhile, so that the order is kept."""
+        cdef bint nested = self.waiting_thread != 0    # we are in a signal handler that interrupted such a wait
+        if not nested:
+            self.turn.acquire()
+            self.waiting_thread = PyThread_get_thread_ident()
+        try:
+            while not self.advance(delivery):
+                self.wait_room(delivery)
+        finally:
+            if not nested:
+                self.waiting_thread = 0
+                self.turn.release()
+        return 0
+
+    cdef int wait_turn(self, int64_t deadline, object timeout) except -1:
+        """Another thread's publish waits for room; let it go first."""
+        cdef double left
+        if self.waiting_thread == PyThread_get_thread_ident():
+            return 0
+        left = -1 if deadline < 0 else max(0, deadline - fc_monotonic_ns()) / 1e9
+        if not self.turn.acquire(True, left):
+            raise Full(f"another thread's publish has waited for room for the whole {timeout} s; nothing was sent", missing=1)
+        self.turn.release()
+        return 0
 
     cdef Delivery begin(self, str subject, object data):
         """Try every inbox. None: done, last_reached says how many; else what is left."""

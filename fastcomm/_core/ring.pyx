@@ -61,6 +61,7 @@ cdef enum:
 RingStats = namedtuple(
     "RingStats",
     "capacity depth records_put bytes_put records_got bytes_got sleeps spins aborted misdirected discarded",
+    module=__name__,
 )
 RingStats.__doc__ = """A snapshot of a ring as one handle sees it.
 
@@ -150,7 +151,8 @@ cdef class Ring:
 
     def _leave(self):
         """The handle is closed and its last view has gone."""
-        self._drop_roles()
+        if self.is_consumer or self.is_producer:    # not so in a forked child: the roles are the parent's
+            self._drop_roles(self.ring.owner)
 
     # ------------------------------------------------------------------------------------------------------- roles --
 
@@ -175,13 +177,12 @@ cdef class Ring:
         else:
             self.is_producer = True
 
-    def _drop_roles(self, int owner=0):
-        """Let others take the roles that `owner` (0: this handle) holds."""
-        cdef uint32_t holder = owner if owner else <int>self.ring.owner
-        cdef uint32_t expected = holder
+    def _drop_roles(self, int owner):
+        """Let others take the roles that `owner` holds."""
+        cdef uint32_t expected = owner
         # SYNC role-passed: releases what was done in the role.
         fc_cas_acqrel_u32(&self.ring.shared.consumer, &expected, 0)
-        expected = holder
+        expected = owner
         fc_cas_acqrel_u32(&self.ring.shared.producer, &expected, 0)
 
     # ----------------------------------------------------------------------------------------------------- consume --
@@ -189,6 +190,7 @@ cdef class Ring:
     cdef int look(self, record_t *record) except -1:
         """1: `record` is the next one; 0: there is none yet. A dead owner's claim is given up on the way."""
         cdef int status
+        cdef uint64_t at
         if not self.usable:
             self._not_usable()
         if not self.is_consumer:
@@ -204,19 +206,20 @@ cdef class Ring:
                     return 1
                 fc_fetch_add_relaxed_u64(&self.ring.shared.misdirected, 1)
                 self.position = (self.position + record.cells) & FC_POS_MASK
-            elif status == RING_EMPTY:
-                if self.position != fc_load_relaxed_u64(&self.ring.shared.head):
-                    self.publish_position()    # padding and given-up claims are room that somebody may wait for
+                continue
+            at = self.position
+            if at != fc_load_relaxed_u64(&self.ring.shared.head):
+                self.publish_position()    # padding and given-up claims are room that somebody may wait for
+            if status == RING_EMPTY:
                 return 0
-            elif status == RING_BUSY:
-                if self._owner_alive(record.owner):
-                    return 0
-                ring_abort_dead(&self.ring, self.position, record)
-            else:
+            if status != RING_BUSY:
                 raise CorruptSegmentError(
-                    f"{self.name!r} has at cell {self.position & self.ring.mask} a header that no producer writes; "
+                    f"{self.name!r} has at cell {at & self.ring.mask} a header that no producer writes; "
                     "close every handle of it and unlink it"
                 )
+            if self._owner_alive(record.owner):
+                return 0
+            ring_abort_dead(&self.ring, at, record)    # `at`: another thread may have moved on while we asked
 
     cdef int advance(self, const record_t *record) except -1:
         self.position = (self.position + record.cells) & FC_POS_MASK

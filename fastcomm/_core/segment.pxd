@@ -23,6 +23,8 @@ cdef class Segment:
     cdef fc_header_t *header
     cdef fc_participant_t *participants
     cdef readonly int max_participants
+    cdef readonly list parameters
+    cdef list sections       # (offset, size), as checked when the segment was attached
 
     cdef close_fds(self)
     cdef open_fds(self, bint create, int mode)
@@ -33,7 +35,6 @@ cdef class Segment:
     cdef create(self, int kind, plan, int mode)
     cdef attach(self, bytes head, int kind)
     cdef check_sections(self, fc_header_t *header, uint64_t size)
-    cdef find_parts(self)
-    cdef bint locked_by_other(self, long long offset) except -1
+    cdef find_parts(self, const fc_header_t *checked)
     cdef int lock_byte(self, long long offset, bint wait) except -1
     cdef int unlock_byte(self, long long offset) except -1

@@ -176,6 +176,79 @@ def _reserve(int fd, long long offset, long long length, path):
             raise OSError(error, strerror(error).decode(), path)
 
 
+# ------------------------------------------------------------------------------------------------ without attaching --
+
+cdef bint any_lock(int fd, long long offset, long long length, str path) except -1:
+    """Whether another description than fd's holds a lock within the range."""
+    cdef flock lock
+    memset(&lock, 0, sizeof(lock))
+    lock.l_type = F_WRLCK
+    lock.l_start = offset
+    lock.l_len = length
+    if fcntl(fd, F_OFD_GETLK, &lock):
+        raise OSError(errno, strerror(errno).decode(), path)
+    return lock.l_type != F_UNLCK
+
+
+def inspect(str path):
+    """What can be told of a segment file by reading it: a dict, or None if it is gone. Nothing is mapped, nobody disturbed."""
+    cdef fc_header_t header
+    cdef int slot, fd
+    found = dict(path=path, name="", kind="", size=0, resident=0, participants=0, alive=0, problem=None)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return dict(found, problem=error.strerror)
+    try:
+        status = os.fstat(fd)
+        found.update(size=status.st_size, resident=status.st_blocks * 512)
+        head = os.pread(fd, sizeof(fc_header_t), 0)
+        if len(head) < <Py_ssize_t>sizeof(fc_header_t) or not any(head[:8]):
+            return dict(found, problem="never completed by its creator")
+        memcpy(&header, <const char *>head, sizeof(fc_header_t))
+        if header.magic != FC_MAGIC:
+            return dict(found, problem="not a fastcomm segment")
+        if header.abi_version != FC_ABI_VERSION:
+            return dict(found, problem=f"layout version {header.abi_version}, not {FC_ABI_VERSION}")
+        kind = {FC_KIND_RING: "ring", FC_KIND_BUS: "bus"}.get(header.kind, f"kind {header.kind}")
+        table = os.pread(fd, min(header.max_participants, FC_MAX_OWNER) * sizeof(fc_participant_t),
+                         min(header.sections[<int>FC_SECTION_PARTICIPANTS].offset, <uint64_t>status.st_size))
+        states = [int.from_bytes(table[at:at + 4], "little") for at in range(0, len(table), sizeof(fc_participant_t))]
+        taken = [slot for slot in range(len(states)) if states[slot] != FC_SLOT_FREE]
+        alive = sum(any_lock(fd, FC_LOCK_PARTICIPANTS + slot, 1, path) for slot in taken)
+        name = header.name[:min(header.name_length, <uint32_t>FC_MAX_NAME)].decode("utf-8", "replace")
+        return dict(found, name=name, kind=kind, participants=len(taken), alive=alive)
+    finally:
+        os.close(fd)
+
+
+def remove_if_dead(str path):
+    """Remove a segment file in which nobody lives, and its doorbell FIFOs; True if it was removed. Waits for nobody."""
+    cdef Segment segment = Segment.__new__(Segment)
+    segment.path = segment.name = path
+    try:
+        segment.open_fds(False, 0)
+        if not segment.try_enter_gate():
+            return False
+        try:
+            if not segment.is_current() or any_lock(segment.probe_fd, FC_LOCK_PARTICIPANTS, FC_MAX_OWNER, path):
+                return False
+            folder, base = os.path.split(path)
+            for entry in os.listdir(folder):
+                if entry.startswith(base + "."):
+                    os.unlink(os.path.join(folder, entry))
+            os.unlink(path)
+            return True
+        finally:
+            segment.leave_gate()
+    except (FileNotFoundError, PermissionError):
+        return False
+    finally:
+        segment.close_fds()
+
+
 # -------------------------------------------------------------------------------------------------------- segment --
 
 @cython.final
@@ -315,7 +388,7 @@ cdef class Segment:
         for i, value in enumerate(parameters):
             header.parameters[i] = value
         header.state = FC_SEGMENT_ACTIVE
-        self.find_parts()
+        self.find_parts(header)
 
     def publish(self):
         """The creator has laid out everything: let others attach."""
@@ -353,7 +426,7 @@ cdef class Segment:
             )
         self.check_sections(&header, size)
         self.mapping = Mapping(self.lock_fd, size)
-        self.find_parts()
+        self.find_parts(&header)
 
     cdef check_sections(self, fc_header_t *header, uint64_t size):
         cdef uint32_t i
@@ -370,31 +443,28 @@ cdef class Segment:
         if header.sections[<int>FC_SECTION_PARTICIPANTS].size < <uint64_t>header.max_participants * sizeof(fc_participant_t):
             raise CorruptSegmentError(f"{self.path}: the participant table is too small for {header.max_participants}")
 
-    cdef find_parts(self):
+    cdef find_parts(self, const fc_header_t *checked):
+        """From a header that has been checked and that nobody else can write; the one in the mapping is not read again."""
+        cdef int i
         self.header = <fc_header_t *>self.mapping.base
-        self.max_participants = self.header.max_participants
+        self.max_participants = checked.max_participants
+        self.sections = [(checked.sections[i].offset, checked.sections[i].size) for i in range(checked.section_count)]
+        self.parameters = [checked.parameters[i] for i in range(<int>FC_PARAMETERS)]
         self.participants = <fc_participant_t *>(
-            self.mapping.base + self.header.sections[<int>FC_SECTION_PARTICIPANTS].offset
+            self.mapping.base + checked.sections[<int>FC_SECTION_PARTICIPANTS].offset
         )
 
     def section(self, int index):
-        """(offset, size) in bytes; checked when the segment was attached, read from the mapping once."""
-        if not 0 <= index < <int>self.header.section_count:
+        """(offset, size) in bytes."""
+        if not 0 <= index < len(self.sections):
             raise CorruptSegmentError(f"{self.path} has no section {index}")
-        offset, size = self.header.sections[index].offset, self.header.sections[index].size
-        if offset > self.mapping.size or size > self.mapping.size - offset:
-            raise CorruptSegmentError(f"{self.path}: section {index} was overwritten")
-        return offset, size
+        return self.sections[index]
 
     def memory(self, Py_ssize_t offset, Py_ssize_t size):
         """A writable view of part of the segment; it keeps the mapping."""
         if offset < 0 or size < 0 or <size_t>(offset + size) > self.mapping.size:
             raise CorruptSegmentError(f"{size} bytes at {offset} lie outside of {self.path}")
         return memoryview(self.mapping)[offset:offset + size]
-
-    @property
-    def parameters(self):
-        return [self.header.parameters[i] for i in range(<int>FC_PARAMETERS)]
 
     def reserve(self, long long offset, long long size):
         """Make the pages of a range exist before they are touched. ShmFullError."""
@@ -438,17 +508,6 @@ cdef class Segment:
         if self.lock_fd >= 0:
             fcntl(self.lock_fd, F_OFD_SETLK, &lock)
         return 0
-
-    cdef bint locked_by_other(self, long long offset) except -1:
-        """Whether any other description holds a lock on the byte. 1 microsecond with 100 locks on the file."""
-        cdef flock lock
-        memset(&lock, 0, sizeof(lock))
-        lock.l_type = F_WRLCK
-        lock.l_start = offset
-        lock.l_len = 1
-        if fcntl(self.probe_fd, F_OFD_GETLK, &lock):
-            raise OSError(errno, strerror(errno).decode(), self.path)
-        return lock.l_type != F_UNLCK
 
     def enter_gate(self):
         """Wait for the gate: its holder keeps it for microseconds, or is stopped; Ctrl-C works."""
@@ -523,7 +582,7 @@ cdef class Segment:
         """Whether the holder of the slot lives; False for a free slot and for one out of range."""
         if not 0 <= slot < self.max_participants or fc_load_acquire_u32(&self.participants[slot].state) == FC_SLOT_FREE:
             return False
-        return slot in self.own or self.locked_by_other(FC_LOCK_PARTICIPANTS + slot)
+        return slot in self.own or any_lock(self.probe_fd, FC_LOCK_PARTICIPANTS + slot, 1, self.path)
 
     def holds(self, int slot):
         """Whether this handle, in this process, joined in that slot."""
@@ -543,6 +602,14 @@ cdef class Segment:
         return [
             slot for slot in range(self.max_participants)
             if fc_load_acquire_u32(&self.participants[slot].state) != FC_SLOT_FREE
+        ]
+
+    def live_slots(self):
+        """Slots of those that have joined completely and not begun to leave, the dead among them included."""
+        cdef int slot
+        return [
+            slot for slot in range(self.max_participants)
+            if fc_load_acquire_u32(&self.participants[slot].state) == FC_SLOT_LIVE
         ]
 
     def others_alive(self):
