@@ -510,7 +510,7 @@ def declared_again_and_again(total, tag, least):
 
 
 MANY = HEAD + b"\xb8" + varint(20_000)
-NEAR = b"\xc0\x06"     # the str behind MANY
+NEAR = b"\xc0\x06"  # the str behind MANY
 GREEDY = {
     "lists declared within lists": declared_again_and_again(200_000, 0xB8, 1),
     "tuples declared within tuples": declared_again_and_again(200_000, 0xB9, 1),
@@ -521,9 +521,10 @@ GREEDY = {
     "nested one-pair dicts": HEAD + b"\xb8" + varint(20_000) + b"\xa1\x00\xa1\x00\xa1\x00\x00" * 20_000,
     "references to a long str": MANY + b"\x7f" + b"\xc3\xa9" * 15 + b"a" + NEAR * 19_999,
     "references to a wide str": MANY + b"\x7c" + b"\xf0\x9f\x98\x80" * 7 + NEAR * 19_999,
-    "large dict": HEAD + b"\xba" + varint(20_000) + b"".join(
-        b"\x4a" + i.to_bytes(3, "little") + b"\x00" for i in range(20_000)
-    ),
+    "large dict": HEAD
+    + b"\xba"
+    + varint(20_000)
+    + b"".join(b"\x4a" + i.to_bytes(3, "little") + b"\x00" for i in range(20_000)),
 }
 
 
@@ -555,7 +556,7 @@ def test_neither_success_nor_failure_leaks_memory():
         grown = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
-    assert grown < 20 * len(messages)   # less than a byte for each: no object is that small
+    assert grown < 20 * len(messages)  # less than a byte for each: no object is that small
 
 
 # ---------------------------------------------------------------- scratch buffer, re-entrance, mutation
@@ -640,8 +641,13 @@ def test_finalizers_that_change_what_is_being_encoded_do_no_harm(eager_collector
             outcome = set(decode(encode(value)))
         except EncodeError as error:
             outcome = {str(error).split("(")[-1]}
-        assert outcome <= {"list", "dict", "new", "list) changed its size while it was encoded",
-                           "dict) changed its size while it was encoded"}
+        assert outcome <= {
+            "list",
+            "dict",
+            "new",
+            "list) changed its size while it was encoded",
+            "dict) changed its size while it was encoded",
+        }
 
 
 def test_a_thread_that_changes_a_dict_meanwhile_does_no_harm():

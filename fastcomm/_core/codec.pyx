@@ -1,4 +1,3 @@
-# cython: auto_pickle=False, autotestdict=False
 """Python objects to bytes and back.
 
 Thread and process safety: the functions may be called from any thread; an ``Encoder`` belongs to one caller

@@ -1,4 +1,3 @@
-# cython: auto_pickle=False, autotestdict=False
 """Bytes to Python objects: the reading half of the codec, whose format is described in ``codec.pyx``.
 
 Each take_* reads the value at reader.p and returns it as a new reference, or NULL with reader.why saying what

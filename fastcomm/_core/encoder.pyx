@@ -1,4 +1,3 @@
-# cython: auto_pickle=False, autotestdict=False
 """Python objects to bytes: the writing half of the codec, whose format is described in ``codec.pyx``.
 
 Each put_* appends one value at p and returns where the next one goes, or NULL with writer.why saying what is
