@@ -172,14 +172,14 @@ def sanitizer_tests(count: Count, variant: Variant, sanitizer: str, options: str
 
 
 def asan(count: Count) -> None:
-    """Python never frees all it has at exit. A size beyond all memory must be a MemoryError, as without ASan."""
+    """Python never frees all it has at exit; a size beyond all memory must be a MemoryError, as elsewhere."""
     options = "detect_leaks=0:halt_on_error=1:allocator_may_return_null=1:handle_sigill=2"
     sanitizer_tests(count, ASAN, "asan", options, "not debug_build and not no_sanitizer")
 
 
 def tsan(count: Count) -> None:
     """Threads that share one mapping; between two mappings of a segment TSan sees nothing."""
-    sanitizer_tests(count, TSAN, "tsan", "halt_on_error=1:die_after_fork=0", "tsan")
+    sanitizer_tests(count, TSAN, "tsan", "halt_on_error=1:die_after_fork=0:report_signal_unsafe=0", "tsan")
 
 
 # ---- other Pythons
@@ -279,4 +279,7 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)  # as shells say it of a command that Ctrl-C ended
