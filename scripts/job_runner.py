@@ -74,7 +74,7 @@ def run(
     cwd: Path | None = None,
     seconds: float = STEP_SECONDS,
 ) -> None:
-    """Run `command`; JobFailed unless it exits with 0 within `seconds`. Nothing of its group is left after."""
+    """Run `command`; JobFailed unless it exits with 0 within `seconds`. Nothing of its group outlives it."""
     words = [str(word) for word in command]
     print(f"--- {title}", flush=True)
     process = subprocess.Popen(
