@@ -4,6 +4,7 @@ A job is a function that is given a `Count`. It fails when a step or test failed
 it is skipped when it raises `JobSkipped` (which is a failure when CI=true).
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 CI = os.environ.get("CI", "") not in ("", "0", "false")
 STEP_SECONDS = 900.0  # longer than any step takes: it ends what hangs
+INTERRUPT_SECONDS = 10.0  # for pytest to close its fixtures after Ctrl-C
 
 
 class JobFailed(Exception):
@@ -42,10 +44,17 @@ class Count:
         self.failed += other.failed
         self.skipped += other.skipped
 
-    def step(self, title: str, command: Iterable[object], **options: object) -> bool:
+    def step(
+        self,
+        title: str,
+        command: Iterable[object],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+    ) -> bool:
         """Run `command` and count it. Its failure is told, and does not keep the next step from running."""
         try:
-            run(title, command, **options)  # type: ignore[arg-type]
+            run(title, command, env=env, cwd=cwd)
         except JobFailed as failure:
             print(f"FAILED: {failure}", flush=True)
             self.failed += 1
@@ -62,30 +71,32 @@ def run(
     command: Iterable[object],
     *,
     env: Mapping[str, str] | None = None,
-    cwd: Path = ROOT,
+    cwd: Path | None = None,
     seconds: float = STEP_SECONDS,
 ) -> None:
-    """Run `command`; JobFailed unless it exits with 0 within `seconds`, else its whole group is killed."""
+    """Run `command`; JobFailed unless it exits with 0 within `seconds`. Nothing of its group outlives it."""
     words = [str(word) for word in command]
     print(f"--- {title}", flush=True)
     process = subprocess.Popen(
-        words, cwd=cwd, env={**os.environ, **(env or {})}, stdin=subprocess.DEVNULL, process_group=0
+        words, cwd=cwd or ROOT, env={**os.environ, **(env or {})}, stdin=subprocess.DEVNULL, process_group=0
     )
     try:
         status = process.wait(seconds)
     except subprocess.TimeoutExpired:
-        end_group(process, signal.SIGKILL)
         raise JobFailed(f"{title}: not done after {seconds:g} s") from None
     except KeyboardInterrupt:
-        end_group(process, signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(INTERRUPT_SECONDS)
         raise
+    finally:
+        # Also what a process left behind: it would hold our output open, and whoever reads that would wait
+        # for it.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
     if status:
         raise JobFailed(f"{title}: exit status {status} of: {' '.join(words)}")
-
-
-def end_group(process: "subprocess.Popen[bytes]", how: signal.Signals) -> None:
-    os.killpg(process.pid, how)
-    process.wait()
 
 
 def output_of(*command: object) -> str:

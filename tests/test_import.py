@@ -2,8 +2,11 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+import fastcomm
 
 pytestmark = pytest.mark.no_sanitizer("counts what an import loads, not what it does")
 
@@ -20,15 +23,13 @@ HEAVY = (
 
 def modules_after(statement: str) -> set[str]:
     script = f"{statement}\nimport sys\nprint(*sys.modules)"
-    # -S: what the site module loads for editable installs and the like is not ours.
-    path = ":".join(filter(None, sys.path))
-    done = subprocess.run(
-        [sys.executable, "-S", "-c", script],
-        env={"PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    path = [str(Path(fastcomm.__file__).parent.parent), *filter(None, sys.path)]
+    # -S: what the site module loads for editable installs and the like is not ours. -P: nor is the working
+    # folder.
+    command = [sys.executable, "-S", "-P", "-c", script]
+    env = {"PYTHONPATH": ":".join(path)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     return set(done.stdout.split())
 
 

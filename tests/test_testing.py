@@ -23,9 +23,9 @@ def sut() -> LeakCheck:
     return LeakCheck(grace=0).__enter__()
 
 
-def run_script(source: str, **options: object) -> subprocess.CompletedProcess[str]:
+def run_script(source: str, *, process_group: int | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", textwrap.dedent(source)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]
+    return subprocess.run(command, capture_output=True, text=True, check=False, process_group=process_group)
 
 
 def stranger_that_holds(path: Path) -> int:

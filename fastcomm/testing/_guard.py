@@ -5,6 +5,7 @@ tracebacks. Reads lines from standard input: a number of seconds starts the time
 the guard.
 """
 
+import contextlib
 import os
 import select
 import signal
@@ -40,12 +41,11 @@ def end(pid: int, group: int, dump_signal: int, seconds: float) -> None:
     )
     os.kill(pid, dump_signal)
     time.sleep(DUMP_TIME)
-    if os.getppid() != pid:
-        return
-    if group:
-        os.killpg(group, signal.SIGKILL)
-    else:
-        os.kill(pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        if group:
+            os.killpg(group, signal.SIGKILL)
+        elif os.getppid() == pid:
+            os.kill(pid, signal.SIGKILL)
 
 
 if __name__ == "__main__":
