@@ -6,12 +6,12 @@ from multiprocessing import parent_process
 from types import TracebackType
 from typing import Any, Final, Self
 
-from fastcomm import Bus, Message
+from fastcomm import Agent, Bus, Message
 from fastcomm.cli.indexing import IndexingError
 from fastcomm.cli.indexing.latency import LatencyCounts
 from fastcomm.cli.indexing.memory import private_bytes
 from fastcomm.cli.indexing.plan import SUPERVISOR, TICK_SECONDS
-from fastcomm.errors import Empty, Full
+from fastcomm.errors import Empty, Full, PeerDiedError
 
 _WARM_UP_SECONDS: Final = 30.0
 
@@ -31,7 +31,7 @@ class Link:
         self.sent = self.received = 0
         self.latency = LatencyCounts()
         before = _settled_private_bytes(bus.path)
-        self.agent = bus.join(name)
+        self.agent: Agent = bus.join(name)
         for pattern in [f"{address}.>", *shared]:
             self.agent.subscribe(pattern)
         self._warm_up(f"{address}.warmup")
@@ -75,7 +75,7 @@ class Link:
             batch: list[Message] = self.agent.receive_many(
                 limit, self.slice_seconds if timeout is None else timeout
             )
-        except Empty:
+        except (Empty, PeerDiedError):  # who has died is found out by watching processes
             batch = []
         self._count(batch)
         self.tick()
