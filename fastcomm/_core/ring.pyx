@@ -7,6 +7,7 @@ Thread safety: any thread may use a handle, under the GIL, which is given up onl
 commit (save for `claim()`, whose cells are its own).
 """
 
+cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
@@ -719,6 +720,9 @@ cdef class Lease:
     cdef bint readonly, entered, left, well, done
     cdef object view
 
+    def __init__(self):
+        raise TypeError("claims and peeks are made by Ring.claim() and Ring.peek()")
+
     def __getbuffer__(self, Py_buffer *buffer, int flags):
         if not self.entered or self.left:
             raise BufferError("views of a claim or peek are taken inside its `with` block, from what it gives")
@@ -777,6 +781,7 @@ cdef class Lease:
         return 0
 
 
+@cython.final
 cdef class Claim(Lease):
     """What Ring.claim() returns: a context manager that gives a writable view, and sends it at the end."""
 
@@ -797,6 +802,7 @@ cdef class Claim(Lease):
         return self.ring.wake_consumer()
 
 
+@cython.final
 cdef class Peek(Lease):
     """What Ring.peek() returns: a context manager that gives a read-only view, and gives the record back at the end."""
 

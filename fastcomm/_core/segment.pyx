@@ -342,7 +342,7 @@ cdef class Segment:
             raise CorruptSegmentError(
                 f"{self.path} has {size} bytes and its header says {header.total_size}: it was truncated or overwritten"
             )
-        if header.kind != kind:
+        if header.kind != <uint32_t>kind:
             kinds = {FC_KIND_RING: "a ring", FC_KIND_BUS: "a bus"}
             raise SegmentError(
                 f"{self.name!r} is {kinds.get(header.kind, f'of unknown kind {header.kind}')}, not {kinds.get(kind)}"
