@@ -286,12 +286,14 @@ class RingBuffer(Ring):
         segment = self._segment
         segment.enter_gate()
         try:
+            if self._usable():  # another thread was faster
+                return
             _reap(segment, self)
             slot = segment.join()
             segment.live(slot)
+            self._settle(slot)
         finally:
             segment.leave_gate()
-        self._settle(slot)
 
     def _forget(self) -> None:
         super()._forget()
@@ -328,7 +330,7 @@ class RingBuffer(Ring):
             segment.close()
 
     def unlink(self) -> None:
-        """Remove the ring's name now, unread records or not. Attached handles go on with each other."""
+        """Remove the ring's name now, unread records or not. Attached handles go on with each other. ClosedError."""
         self._segment.enter_gate()
         try:
             self._segment.unlink()

@@ -55,6 +55,7 @@ from _thread import allocate_lock
 
 from fastcomm.errors import (
     AbiMismatchError,
+    ClosedError,
     CorruptSegmentError,
     InvalidNameError,
     SegmentError,
@@ -413,6 +414,7 @@ cdef class Segment:
         """1: locked; 0: somebody else has it (only without `wait`)."""
         cdef flock lock
         cdef int result, command = F_OFD_SETLKW if wait else F_OFD_SETLK
+        self.check_open()
         while True:
             memset(&lock, 0, sizeof(lock))
             lock.l_type = F_WRLCK
@@ -439,9 +441,15 @@ cdef class Segment:
             fcntl(self.lock_fd, F_OFD_SETLK, &lock)
         return 0
 
+    cdef int check_open(self) except -1:
+        if self.lock_fd < 0:
+            raise ClosedError(f"this handle of {self.name!r} is closed")
+        return 0
+
     cdef bint locked_by_other(self, long long offset) except -1:
         """Whether any other description holds a lock on the byte. 1 microsecond with 100 locks on the file."""
         cdef flock lock
+        self.check_open()
         memset(&lock, 0, sizeof(lock))
         lock.l_type = F_WRLCK
         lock.l_start = offset
@@ -553,6 +561,9 @@ cdef class Segment:
         return fc_load_relaxed_u32(&self.participants[slot].pid) if 0 <= slot < self.max_participants else 0
 
     def generation_of(self, int slot):
+        """Names one holder of the slot for ever; 0 for a slot out of range."""
+        if not 0 <= slot < self.max_participants:
+            return 0
         return fc_load_relaxed_u32(&self.participants[slot].generation)
 
     def describe(self, int slot):
@@ -571,7 +582,10 @@ cdef class Segment:
         """True for one caller of all processes each 500 ms: it looks for the dead."""
         cdef uint64_t now = fc_monotonic_ns()
         cdef uint64_t due = fc_load_relaxed_u64(&self.header.scan_due)
-        return now >= due and fc_cas_acqrel_u64(&self.header.scan_due, &due, now + SCAN_PERIOD_NS)
+        # Farther ahead than anybody sets it: the word is of another clock (another boot), or was overwritten.
+        if now < due <= now + 2 * SCAN_PERIOD_NS:
+            return False
+        return fc_cas_acqrel_u64(&self.header.scan_due, &due, now + SCAN_PERIOD_NS)
 
     def note_death(self, int slot):
         fc_store_relaxed_u32(&self.header.last_dead, self.pid_of(slot))
