@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from fastcomm._core.codec import decode, encode, encode_into
     from fastcomm._core.message import Message
-    from fastcomm.agent import Agent, Subscription
+    from fastcomm.agent import Agent, AgentStats, Subscription
     from fastcomm.bus import AgentInfo, Bus, connect
     from fastcomm.errors import (
         AbiMismatchError,
@@ -34,8 +34,10 @@ if TYPE_CHECKING:
         InvalidSubjectError,
         MessageTooLargeError,
         NameTakenError,
+        NotRegisteredError,
         PeerDiedError,
         RecordPinnedError,
+        RequestTimeoutError,
         RoleTakenError,
         SegmentError,
         SegmentExistsError,
@@ -58,6 +60,7 @@ __all__ = [
     "AbiMismatchError",
     "Agent",
     "AgentInfo",
+    "AgentStats",
     "Bus",
     "BusMismatchError",
     "ClosedError",
@@ -74,8 +77,10 @@ __all__ = [
     "Message",
     "MessageTooLargeError",
     "NameTakenError",
+    "NotRegisteredError",
     "PeerDiedError",
     "RecordPinnedError",
+    "RequestTimeoutError",
     "RingBuffer",
     "RingStats",
     "RoleTakenError",
@@ -102,7 +107,7 @@ __all__ = [
 _MODULES = {
     "fastcomm._core.codec": ("decode", "encode", "encode_into"),
     "fastcomm._core.message": ("Message",),
-    "fastcomm.agent": ("Agent", "Subscription"),
+    "fastcomm.agent": ("Agent", "AgentStats", "Subscription"),
     "fastcomm.bus": ("AgentInfo", "Bus", "connect"),
     "fastcomm.rings": ("RingBuffer", "RingStats"),
     "fastcomm.subjects": (

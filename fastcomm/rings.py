@@ -21,7 +21,7 @@ from fastcomm.errors import Empty, Full, PeerDiedError, SegmentExistsError
 from fastcomm.segments import entered, segment_path
 
 if TYPE_CHECKING:
-    from collections.abc import Buffer  # Python 3.12; only for annotations
+    from typing_extensions import Buffer  # for annotations only: type checkers bring it
 
 __all__ = ["RingBuffer", "RingStats"]
 
@@ -241,13 +241,13 @@ class RingBuffer(Ring):
             await self._record_async(deadline)
         return records
 
-    async def put_async(self, data: Any, timeout: float | None = None) -> None:
+    async def put_async(self, data: Buffer, timeout: float | None = None) -> None:
         """put() for asyncio. A cancelled call has sent nothing."""
         deadline = Deadline(timeout)
         while not self.try_put(data):
             await self._room_async(memoryview(data).nbytes, deadline)
 
-    async def put_many_async(self, items: Iterable[Any], timeout: float | None = None) -> int:
+    async def put_many_async(self, items: Iterable[Buffer], timeout: float | None = None) -> int:
         """put_many() for asyncio. A cancelled call has sent the first items, in order, and stats() tells how many."""
         deadline = Deadline(timeout)
         records = list(items)
@@ -288,12 +288,14 @@ class RingBuffer(Ring):
         segment = self._segment
         segment.enter_gate()
         try:
+            if self._usable():  # another thread was faster
+                return
             _reap(segment, self)
             slot = segment.join()
             segment.live(slot)
+            self._settle(slot)
         finally:
             segment.leave_gate()
-        self._settle(slot)
 
     def _forget(self) -> None:
         super()._forget()
@@ -330,7 +332,7 @@ class RingBuffer(Ring):
             segment.close()
 
     def unlink(self) -> None:
-        """Remove the ring's name now, unread records or not. Attached handles go on with each other."""
+        """Remove the ring's name now, unread records or not. Attached handles go on with each other. ClosedError."""
         self._segment.enter_gate()
         try:
             self._segment.unlink()

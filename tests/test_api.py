@@ -14,6 +14,7 @@ PUBLIC = {
     # connect, and what it leads to
     "Agent",
     "AgentInfo",
+    "AgentStats",
     "Bus",
     "Message",
     "Subscription",
@@ -48,8 +49,10 @@ PUBLIC = {
     "InvalidSubjectError",
     "MessageTooLargeError",
     "NameTakenError",
+    "NotRegisteredError",
     "PeerDiedError",
     "RecordPinnedError",
+    "RequestTimeoutError",
     "RoleTakenError",
     "SegmentError",
     "SegmentExistsError",

@@ -7,6 +7,7 @@ Thread safety: any thread may use a handle, under the GIL, which is given up onl
 commit (save for `claim()`, whose cells are its own).
 """
 
+cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
@@ -47,6 +48,7 @@ from fastcomm.errors import (
     ClosedError,
     CorruptSegmentError,
     Empty,
+    FastCommError,
     FencedError,
     ForkedError,
     Full,
@@ -82,6 +84,12 @@ cdef int64_t deadline_of(object timeout) except -2:
     if not seconds >= 0:
         raise ValueError(f"timeout is {timeout!r}; it must be None (wait for ever) or a number of seconds >= 0")
     return fc_monotonic_ns() + <int64_t>(seconds * 1e9) if seconds < 1e9 else -1
+
+
+cdef int check_limit(Py_ssize_t limit) except -1:
+    if limit < 1:
+        raise ValueError(f"limit is {limit}; it must be at least 1")
+    return 0
 
 
 cdef class Ring:
@@ -160,6 +168,11 @@ cdef class Ring:
         cdef uint32_t *word = &self.ring.shared.consumer if consumer else &self.ring.shared.producer
         cdef uint32_t holder = fc_load_acquire_u32(word)
         while holder != self.ring.owner:
+            if holder > FC_MAX_OWNER:
+                raise CorruptSegmentError(
+                    f"the {'consumer' if consumer else 'producer'} of {self.name!r} is said to be owner {holder}, a number "
+                    f"above {FC_MAX_OWNER} that nobody can have; close every handle of it and unlink it"
+                )
             if holder and self._owner_alive(holder):
                 raise RoleTakenError(
                     f"the {'consumer' if consumer else 'producer'} of {self.name!r} is {self._describe_owner(holder)}; "
@@ -191,15 +204,16 @@ cdef class Ring:
         """1: `record` is the next one; 0: there is none yet. A dead owner's claim is given up on the way."""
         cdef int status
         cdef uint64_t at
-        if not self.usable:
-            self._not_usable()
-        if not self.is_consumer:
-            self._take_role(True)
-        if self.pinned:
-            raise RecordPinnedError(
-                f"the record at the head of {self.name!r} is held by peek(): leave its `with` block and drop its views first"
-            )
         while True:
+            # Anew in each round: another thread may have closed the handle or moved on while _owner_alive() ran.
+            if not self.usable:
+                self._not_usable()
+            if not self.is_consumer:
+                self._take_role(True)
+            if self.pinned:
+                raise RecordPinnedError(
+                    f"the record at the head of {self.name!r} is held by peek(): leave its `with` block and drop its views first"
+                )
             status = ring_peek(&self.ring, &self.position, record)
             if status == RING_OK:
                 if record.epoch == self.epoch:
@@ -313,6 +327,7 @@ cdef class Ring:
     def try_get_many(self, Py_ssize_t limit=1024):
         """Up to `limit` records that are there now, as a list of bytes; empty if there are none. Never waits."""
         cdef record_t record
+        check_limit(limit)
         return self.take_many(&record, limit) if self.look(&record) else []
 
     def get(self, timeout=None):
@@ -334,20 +349,21 @@ cdef class Ring:
         """
         cdef record_t record
         cdef int64_t deadline = 0
+        check_limit(limit)
         if not self.look(&record):
             self.wait_record(&record, timeout, &deadline)
         return self.take_many(&record, limit)
 
     cdef list take_many(self, record_t *record, Py_ssize_t limit):
         cdef list records = []
-        if limit < 1:
-            raise ValueError(f"limit is {limit}; it must be at least 1")
         try:
             while True:
                 records.append(PyBytes_FromStringAndSize(<const char *>record.payload, record.nbytes))
                 self.advance(record)
                 if len(records) == limit or not self.look(record):
                     return records
+        except FastCommError:
+            return records    # what was taken is handed over; the next call meets the same error
         finally:
             self.publish_position()
 
@@ -472,7 +488,7 @@ cdef class Ring:
         return 0
 
     def _why_full(self, Py_ssize_t nbytes, timeout):
-        cdef uint32_t consumer = fc_load_relaxed_u32(&self.ring.shared.consumer)
+        consumer, _ = self._consumer()
         still = (fc_monotonic_ns() - self.watched_since) / 1e9
         return (
             f"no room for a record of {nbytes} bytes in {self.name!r} within {timeout} s: {self.depth} of {self.capacity} bytes "
@@ -676,8 +692,8 @@ cdef class Ring:
 
     def _consumer(self):
         """(owner number of the consumer or 0, how many consumers were found dead)"""
-        return (fc_load_acquire_u32(&self.ring.shared.consumer),
-                fc_load_relaxed_u32(&self.ring.shared.consumer_deaths))
+        cdef uint32_t owner = fc_load_acquire_u32(&self.ring.shared.consumer)
+        return owner if owner <= FC_MAX_OWNER else 0, fc_load_relaxed_u32(&self.ring.shared.consumer_deaths)
 
     # ------------------------------------------------------------------------------------------ a ring as an inbox --
 
@@ -729,6 +745,7 @@ cdef class Ring:
         """In the child of a fork: claims, views and roles are the parent's."""
         self.usable = self.is_consumer = self.is_producer = self.pinned = self.watched = False
         self.leases = 0
+        self.ring.owner = 0    # or closing the handle would drop the parent's roles
         self.forks += 1
         self.ring.last_tail = 0
 
@@ -770,6 +787,9 @@ cdef class Lease:
     cdef uint32_t forks
     cdef bint readonly, entered, left, well, done
     cdef object view
+
+    def __init__(self):
+        raise TypeError("claims and peeks are made by Ring.claim() and Ring.peek()")
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
         if not self.entered or self.left:
@@ -829,6 +849,7 @@ cdef class Lease:
         return 0
 
 
+@cython.final
 cdef class Claim(Lease):
     """What Ring.claim() returns: a context manager that gives a writable view, and sends it at the end."""
 
@@ -849,6 +870,7 @@ cdef class Claim(Lease):
         return self.ring.wake_consumer()
 
 
+@cython.final
 cdef class Peek(Lease):
     """What Ring.peek() returns: a context manager that gives a read-only view, and gives the record back at the end."""
 

@@ -55,6 +55,7 @@ from _thread import allocate_lock
 
 from fastcomm.errors import (
     AbiMismatchError,
+    ClosedError,
     CorruptSegmentError,
     InvalidNameError,
     SegmentError,
@@ -415,7 +416,7 @@ cdef class Segment:
             raise CorruptSegmentError(
                 f"{self.path} has {size} bytes and its header says {header.total_size}: it was truncated or overwritten"
             )
-        if header.kind != kind:
+        if header.kind != <uint32_t>kind:
             kinds = {FC_KIND_RING: "a ring", FC_KIND_BUS: "a bus"}
             raise SegmentError(
                 f"{self.name!r} is {kinds.get(header.kind, f'of unknown kind {header.kind}')}, not {kinds.get(kind)}"
@@ -483,6 +484,7 @@ cdef class Segment:
         """1: locked; 0: somebody else has it (only without `wait`)."""
         cdef flock lock
         cdef int result, command = F_OFD_SETLKW if wait else F_OFD_SETLK
+        self.check_open()
         while True:
             memset(&lock, 0, sizeof(lock))
             lock.l_type = F_WRLCK
@@ -507,6 +509,11 @@ cdef class Segment:
         lock.l_len = 1
         if self.lock_fd >= 0:
             fcntl(self.lock_fd, F_OFD_SETLK, &lock)
+        return 0
+
+    cdef int check_open(self) except -1:
+        if self.lock_fd < 0:
+            raise ClosedError(f"this handle of {self.name!r} is closed")
         return 0
 
     def enter_gate(self):
@@ -582,6 +589,7 @@ cdef class Segment:
         """Whether the holder of the slot lives; False for a free slot and for one out of range."""
         if not 0 <= slot < self.max_participants or fc_load_acquire_u32(&self.participants[slot].state) == FC_SLOT_FREE:
             return False
+        self.check_open()
         return slot in self.own or any_lock(self.probe_fd, FC_LOCK_PARTICIPANTS + slot, 1, self.path)
 
     def holds(self, int slot):
@@ -620,6 +628,9 @@ cdef class Segment:
         return fc_load_relaxed_u32(&self.participants[slot].pid) if 0 <= slot < self.max_participants else 0
 
     def generation_of(self, int slot):
+        """Names one holder of the slot for ever; 0 for a slot out of range."""
+        if not 0 <= slot < self.max_participants:
+            return 0
         return fc_load_relaxed_u32(&self.participants[slot].generation)
 
     def describe(self, int slot):
@@ -638,7 +649,10 @@ cdef class Segment:
         """True for one caller of all processes each 500 ms: it looks for the dead."""
         cdef uint64_t now = fc_monotonic_ns()
         cdef uint64_t due = fc_load_relaxed_u64(&self.header.scan_due)
-        return now >= due and fc_cas_acqrel_u64(&self.header.scan_due, &due, now + SCAN_PERIOD_NS)
+        # Farther ahead than anybody sets it: the word is of another clock (another boot), or was overwritten.
+        if now < due <= now + 2 * SCAN_PERIOD_NS:
+            return False
+        return fc_cas_acqrel_u64(&self.header.scan_due, &due, now + SCAN_PERIOD_NS)
 
     def note_death(self, int slot):
         """What the dead held has been given up; free() is next."""

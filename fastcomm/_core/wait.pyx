@@ -41,9 +41,10 @@ Left out: fairness among waiters, priorities, robust wake-ups without the slice 
 other problems).
 """
 
-import os
-
+cimport cython
 from libc.stdint cimport int64_t
+
+import os
 
 
 cdef enum:
@@ -76,6 +77,7 @@ cdef void spin_missed(spin_t *spin) noexcept nogil:
     spin.hit_ns = 0
 
 
+@cython.final
 cdef class Doorbells:
     """Write ends of doorbell FIFOs, opened when first rung, the 64 used last kept open.
 

@@ -1,0 +1,8 @@
+from typing import Final, final
+
+__pyx_capi__: Final[dict[str, object]]
+
+@final
+class Doorbells:
+    def ring(self, path: str) -> None: ...
+    def close(self) -> None: ...
