@@ -70,7 +70,8 @@ cdef class Port:
     cdef ring_t **outboxes
     cdef SubscriptionTable subscriptions
     cdef object registry
-    cdef dict known                # index in the table -> (pattern, (owner, epoch)) as the registry has it
+    cdef dict known                # index in the table -> pattern, as the registry has it
+    cdef target_t *targets         # by index in the table
     cdef dict routes               # subject -> Route, good for `generation`
     cdef uint64_t generation
     cdef Encoder encoder

@@ -152,7 +152,8 @@ cdef class Port:
         self.stride = stride
         self.inbox_count = view.shape[0] // stride
         self.outboxes = <ring_t **>calloc(self.inbox_count, sizeof(ring_t *))
-        if self.outboxes == NULL:
+        self.targets = <target_t *>calloc(subscriptions.capacity, sizeof(target_t))
+        if self.outboxes == NULL or self.targets == NULL:
             raise MemoryError
         self.subscriptions = subscriptions
         self.encoder = Encoder()
@@ -163,6 +164,7 @@ cdef class Port:
 
     def __dealloc__(self):
         cdef int i
+        free(self.targets)
         if self.outboxes != NULL:
             for i in range(self.inbox_count):
                 free(self.outboxes[i])
@@ -208,34 +210,35 @@ cdef class Port:
 
     cdef int apply_change(self, uint32_t index) except -1:
         entry = self.subscriptions.read(index)
-        old = self.known.pop(index, None)
-        if old is not None:
-            self.registry.remove(*old)
+        pattern = self.known.pop(index, None)
+        if pattern is not None:
+            self.registry.remove(pattern, index)
         if entry is not None:
-            owner, epoch, pattern = entry
-            if c_check(pattern, len(pattern), PATTERN, NULL) != SOUND:
-                raise CorruptSegmentError(f"subscription {index} of the bus has the pattern {pattern!r}")
-            new = (pattern.decode(), (owner, epoch))
-            self.registry.insert(*new)
-            self.known[index] = new
+            self.targets[index].owner, self.targets[index].epoch, encoded = entry
+            if c_check(encoded, len(encoded), PATTERN, NULL) != SOUND:
+                raise CorruptSegmentError(f"subscription {index} of the bus has the pattern {encoded!r}")
+            pattern = encoded.decode()
+            self.registry.insert(pattern, index)
+            self.known[index] = pattern
         return 0
 
     cdef Route make_route(self, str subject):
         cdef Route route = Route.__new__(Route)
-        cdef dict targets
+        cdef target_t target
+        cdef uint32_t index
+        cdef set owners = set()
         check_subject(subject)
-        targets = {}
-        for owner, epoch in self.registry.match(subject):
-            if 1 <= owner <= self.inbox_count:
-                targets[owner] = epoch
+        found = self.registry.match(subject)
         route.subject = subject.encode()
-        route.targets = <target_t *>malloc(max(1, len(targets)) * sizeof(target_t))
+        route.targets = <target_t *>malloc(max(1, len(found)) * sizeof(target_t))
         if route.targets == NULL:
             raise MemoryError
-        for owner, epoch in targets.items():
-            route.targets[route.count].owner = owner
-            route.targets[route.count].epoch = epoch
-            route.count += 1
+        for index in found:
+            target = self.targets[index]
+            if 1 <= target.owner <= <uint32_t>self.inbox_count and target.owner not in owners:
+                owners.add(target.owner)
+                route.targets[route.count] = target
+                route.count += 1
         if len(self.routes) >= MAX_ROUTES:
             self.routes = {}
         self.routes[subject] = route
