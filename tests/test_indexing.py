@@ -1,8 +1,10 @@
 """The parts of the demo's job without processes: cutting texts, the accounts, latencies, the comparison."""
 
+import json
 import mmap
 import os
 from collections import Counter, deque
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
@@ -24,7 +26,7 @@ from fastcomm.cli.indexing.corpus import (
     standard_library,
 )
 from fastcomm.cli.indexing.latency import LatencyCounts, bucket_of, upper_bound
-from fastcomm.cli.indexing.memory import private_bytes, resident_bytes
+from fastcomm.cli.indexing.memory import own_inherited_pages, private_bytes, resident_bytes
 from fastcomm.cli.indexing.outcome import LostBatch, Outcome
 from fastcomm.cli.indexing.plan import WORDS_BYTES, kill_points, split
 from fastcomm.cli.indexing.report import lost_lines, verify
@@ -329,6 +331,11 @@ class TestLatency:
         assert (one.total, one.largest, other.total, other.largest) == (0, 0, 5, 10**9)
 
 
+def touch(pages: mmap.mmap) -> None:
+    for offset in range(0, len(pages), mmap.PAGESIZE):
+        pages[offset] = 1
+
+
 class TestMemory:
     def test_private_bytes_leaves_out_the_excluded_file_and_nothing_else(self, tmp_path: Path) -> None:
         path, size = str(tmp_path / "segment"), 4 << 20
@@ -338,6 +345,30 @@ class TestMemory:
                 pages.write(b"x" * size)
                 with_file, without = private_bytes(), private_bytes(path)
         assert size <= with_file - without < size + (1 << 20)
+
+    def test_owned_pages_do_not_count_as_growth_when_written_and_new_ones_do(self) -> None:
+        """In a forked child: pages of the parent are written, then new ones."""
+        size = 8 << 20
+        inherited, untouched = (mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE) for _ in range(2))
+        touch(inherited)
+        readable, writable = os.pipe()
+        child = os.fork()
+        if not child:
+            own_inherited_pages()
+            grown = [private_bytes()]
+            for pages in (inherited, untouched):
+                touch(pages)
+                grown.append(private_bytes())
+            os.write(writable, repr([after - before for before, after in pairwise(grown)]).encode())
+            os._exit(0)
+        os.close(writable)
+        with open(readable) as answer:
+            rewritten, new = json.loads(answer.read())
+        os.waitpid(child, 0)
+        inherited.close()
+        untouched.close()
+        assert rewritten < size // 8
+        assert new >= size
 
     def test_resident_bytes_counts_only_what_was_written(self, tmp_path: Path) -> None:
         path = tmp_path / "sparse"

@@ -2,6 +2,7 @@
 
 import gc
 import time
+from collections.abc import Callable
 from multiprocessing import parent_process
 from types import TracebackType
 from typing import Any, Final, Self
@@ -9,7 +10,7 @@ from typing import Any, Final, Self
 from fastcomm import Agent, Bus, Message
 from fastcomm.cli.indexing import IndexingError
 from fastcomm.cli.indexing.latency import LatencyCounts
-from fastcomm.cli.indexing.memory import private_bytes
+from fastcomm.cli.indexing.memory import own_inherited_pages, private_bytes
 from fastcomm.cli.indexing.plan import SUPERVISOR, TICK_SECONDS
 from fastcomm.errors import Empty, Full, PeerDiedError
 
@@ -24,18 +25,18 @@ class Link:
 
     slice_seconds = 0.1
 
-    def __init__(self, bus: Bus, name: str, address: str, shared: list[str]) -> None:
+    def __init__(self, open_bus: Callable[[], Bus], name: str, address: str, shared: list[str]) -> None:
         """Join as `name`; what begins with `address` or matches the patterns `shared` is for it."""
         self.name = name
-        self.bus = bus
         self.sent = self.received = 0
         self.latency = LatencyCounts()
-        before = _settled_private_bytes(bus.path)
-        self.agent: Agent = bus.join(name)
+        before = _settled_private_bytes()
+        self.bus = open_bus()
+        self.agent: Agent = self.bus.join(name)
         for pattern in [f"{address}.>", *shared]:
             self.agent.subscribe(pattern)
         self._warm_up(f"{address}.warmup")
-        self.growth = _settled_private_bytes(bus.path) - before
+        self.growth = private_bytes(self.bus.path) - before
 
     def _warm_up(self, subject: str) -> None:
         self.agent.publish(subject, [1, "warm", "up"], timeout=_WARM_UP_SECONDS)
@@ -111,10 +112,10 @@ class RoleLink(Link):
     `units` is the role's own progress: bytes read, batches split, words counted.
     """
 
-    def __init__(self, bus: Bus, name: str, address: str, shared: list[str]) -> None:
+    def __init__(self, open_bus: Callable[[], Bus], name: str, address: str, shared: list[str]) -> None:
         self.units = 0
         self._due = 0.0
-        super().__init__(bus, name, address, shared)
+        super().__init__(open_bus, name, address, shared)
 
     def tick(self) -> None:
         """Report what happened since the last report, if it is due. A full inbox is tried again next time."""
@@ -157,8 +158,12 @@ def exit_if_orphaned() -> None:
         raise SystemExit(1)
 
 
-def _settled_private_bytes(excluded: str) -> int:
-    """`private_bytes` after a collection; measured twice, since measuring touches pages the first time."""
+def _settled_private_bytes() -> int:
+    """`private_bytes` of a process whose next steps add nothing but what they allocate.
+
+    Measured twice, since measuring itself touches new memory the first time.
+    """
     gc.collect()
-    private_bytes(excluded)
-    return private_bytes(excluded)
+    private_bytes()
+    own_inherited_pages()
+    return private_bytes()

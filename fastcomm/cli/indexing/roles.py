@@ -16,6 +16,7 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 from zlib import crc32
 
@@ -290,7 +291,7 @@ def serve(bus_name: str, name: str, role: Role) -> None:
     """
     exit_if_orphaned()
     shared = ["owners.*"] if isinstance(role, Owner) else []
-    with RoleLink(Bus.open(bus_name, create=False), name, role.address, shared) as link:
+    with RoleLink(partial(Bus.open, bus_name, create=False), name, role.address, shared) as link:
         try:
             link.send(f"{SUPERVISOR}.ready", link.growth)
             role.run(link)

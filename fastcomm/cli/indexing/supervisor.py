@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
@@ -64,7 +65,9 @@ class Supervisor:
         self._display = display
         name = f"demo-{os.getpid()}"
         self._crew = Crew(name)
-        self._bus = Bus.open(name, max_agents=split.agents + 1 + _SPARE_SLOTS, inbox_bytes=INBOX_BYTES)
+        self._open_bus = partial(
+            Bus.open, name, max_agents=split.agents + 1 + _SPARE_SLOTS, inbox_bytes=INBOX_BYTES
+        )
         self._joined: Link | None = None
         self.progress = Progress(corpus.size)
         self._outcome = Outcome()
@@ -86,7 +89,7 @@ class Supervisor:
         Raises IndexingError when one dies or fails, nothing moves, or the accounts are not closed.
         """
         outcome, begun = self._outcome, time.monotonic()
-        self._joined = Link(self._bus, SUPERVISOR, SUPERVISOR, [])
+        self._joined = Link(self._open_bus, SUPERVISOR, SUPERVISOR, [])
         outcome.growth[SUPERVISOR] = self._link.growth
         for seat, role in self._roles:
             self._crew.start(seat, role)
@@ -96,7 +99,7 @@ class Supervisor:
         self._pump(lambda: self._totals is not None)
         outcome.seconds, outcome.start_seconds = time.monotonic() - started, started - begun
         self._pump(self._all_ready)
-        outcome.segment_bytes = resident_bytes(self._bus.path)
+        outcome.segment_bytes = resident_bytes(self._link.bus.path)
         self.progress.enter("stopping")
         self._tell(STOP, lambda child: True)
         self._pump(lambda: all(child.gone for child in self._crew.children.values()))
@@ -133,7 +136,7 @@ class Supervisor:
                 self._look_for_stall(now)
             if now - self._shown >= _SHOW_SECONDS:
                 self._shown = now
-                self.progress.sample(self._bus.agents())
+                self.progress.sample(self._link.bus.agents())
                 self._display.show(self.progress)
 
     def _look_for_deaths(self) -> None:
@@ -158,7 +161,7 @@ class Supervisor:
             self._moved, self._moved_at = moved, now
         elif now - self._moved_at > STALL_SECONDS:
             waiting = ", ".join(
-                f"{agent.name} {agent.depth} B" for agent in self._bus.agents() if agent.depth
+                f"{agent.name} {agent.depth} B" for agent in self._link.bus.agents() if agent.depth
             )
             missing = ", ".join(child.name for child in self._crew.children.values() if not child.ready)
             raise StalledError(
@@ -217,8 +220,8 @@ class Supervisor:
             self._crew.end()
             if self._joined is not None:
                 self._joined.agent.close()
-            self._bus.unlink()
-            self._bus.close()
+                self._joined.bus.unlink()
+                self._joined.bus.close()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
