@@ -26,6 +26,7 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy
 
 from fastcomm._core.atomics cimport fc_load_relaxed_u32, fc_load_relaxed_u64, fc_load_seqcst_u32
+from fastcomm._core.clock cimport deadline_of
 from fastcomm._core.decoder cimport c_decode
 from fastcomm._core.encoder cimport Encoder
 from fastcomm._core.futex cimport fc_futex_wait, fc_monotonic_ns
@@ -41,7 +42,7 @@ from fastcomm._core.layout cimport (
     fc_wait_t,
 )
 from fastcomm._core.protocol cimport *
-from fastcomm._core.ring cimport Ring, deadline_of
+from fastcomm._core.ring cimport Ring
 from fastcomm._core.subjects cimport PATTERN, SOUND, SUBJECT, c_check, c_matches
 from fastcomm._core.tables cimport SubscriptionTable
 from fastcomm._core.wait cimport SLICE_NS, announce_sleep, bell_read, spin_budget_ns, spin_missed, spin_rewarded

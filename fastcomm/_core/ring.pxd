@@ -6,9 +6,6 @@ from fastcomm._core.layout cimport fc_wait_t
 from fastcomm._core.protocol cimport claim_t, record_t, ring_t
 from fastcomm._core.wait cimport spin_t
 
-cdef int64_t deadline_of(object timeout) except -2
-
-
 cdef class Ring:
     cdef ring_t ring
     cdef unsigned char[::1] memory

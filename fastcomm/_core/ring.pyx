@@ -16,6 +16,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from fastcomm._core.atomics cimport fc_cas_acqrel_u32, fc_fetch_add_relaxed_u32, fc_fetch_add_relaxed_u64
 from fastcomm._core.atomics cimport fc_load_acquire_u32
 from fastcomm._core.atomics cimport fc_load_acquire_u64, fc_load_relaxed_u32, fc_load_relaxed_u64, fc_store_seqcst_u32
+from fastcomm._core.clock cimport deadline_of
 from fastcomm._core.futex cimport fc_futex_wait, fc_monotonic_ns
 from fastcomm._core.hooks cimport FC_HOOK_BATCH_BETWEEN_HEADERS, fc_arm_hook, fc_hook
 from fastcomm._core.layout cimport (
@@ -73,17 +74,6 @@ spins are waits that were ended by spinning.
 aborted: claims of dead or failed producers that consumers skipped; misdirected: records dropped because they were meant
 for an earlier owner of the ring; discarded: records that a consumer left unread when it went; since the ring was created.
 """
-
-
-cdef int64_t deadline_of(object timeout) except -2:
-    """CLOCK_MONOTONIC ns; -1: never."""
-    cdef double seconds
-    if timeout is None:
-        return -1
-    seconds = timeout
-    if not seconds >= 0:
-        raise ValueError(f"timeout is {timeout!r}; it must be None (wait for ever) or a number of seconds >= 0")
-    return fc_monotonic_ns() + <int64_t>(seconds * 1e9) if seconds < 1e9 else -1
 
 
 cdef int check_limit(Py_ssize_t limit) except -1:
