@@ -113,7 +113,6 @@ class Agent(Port):
         self._epoch = self._inbox._open_inbox()
         self._mine: list[Subscription] = []
         self._cancelled = False
-        self._deaths_seen = self.bus._segment.deaths[0]
         return self._inbox
 
     # -------------------------------------------------------------------------------------------------- subscribe --
@@ -214,7 +213,7 @@ class Agent(Port):
             bell.attach()
             if not self._inbox._arm_not_empty():
                 await bell.wait(deadline.left())
-                self._inbox._housekeep(False)
+                self._inbox._see_to_the_dead(False)
         return message
 
     async def receive_many_async(self, limit: int = 1024, timeout: float | None = None) -> list[Message]:
@@ -378,14 +377,18 @@ class _Inbox(_InboxView):
         bus = self._bus
         bus._housekeep()
         deaths, pid = bus._segment.deaths
-        if deaths != self._deaths_seen:
-            # Agents of this process are peers too.
-            others = [slot for slot in bus._segment.taken_slots() if slot != self._slot and bus._segment.alive(slot)]
-            if not others:
-                self._deaths_seen = deaths
-                raise PeerDiedError(
-                    f"no message came, and the last other agent of {bus.name!r} was killed (pid {pid})", pid=pid
-                )
+        if deaths == self._deaths_seen:
+            return
+        # Agents of this process are peers too.
+        if not any(slot != self._slot and bus._segment.alive(slot) for slot in bus._segment.taken_slots()):
+            raise PeerDiedError(
+                f"no message came, and nobody else is left on {bus.name!r}; {deaths - self._deaths_seen} agents were killed since "
+                f"this one looked, the last was pid {pid}",
+                pid=pid,
+            )
+
+    def _death_reported(self) -> None:
+        self._deaths_seen = self._bus._segment.deaths[0]
 
     def _ring_doorbells(self, consumer: bool) -> None:
         segment = self._bus._segment

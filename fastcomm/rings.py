@@ -59,8 +59,7 @@ class RingBuffer(Ring):
 
     def _settle(self, slot: int) -> None:
         self._slot = slot
-        self._deaths_seen = self._segment.deaths[0]
-        self._consumer_deaths_seen = self._consumer()[1]
+        self._death_reported()
         self._joined(slot + 1)
         _handles.track(self)
 
@@ -179,16 +178,22 @@ class RingBuffer(Ring):
             finally:
                 segment.leave_gate()
         deaths, pid = segment.deaths
-        consumer, consumer_deaths = self._consumer()
         if for_room:
-            ended = not consumer and consumer_deaths != self._consumer_deaths_seen
-        else:
-            ended = deaths != self._deaths_seen and not segment.others_alive()
-        if ended:
-            self._deaths_seen, self._consumer_deaths_seen = deaths, consumer_deaths
-            if for_room:
-                raise PeerDiedError(f"{self.name!r} is full and its consumer was killed (pid {pid}); attach a new one", pid=pid)
-            raise PeerDiedError(f"{self.name!r} is empty and the last other handle was killed (pid {pid})", pid=pid)
+            consumer, consumer_deaths = self._consumer()
+            if not consumer and consumer_deaths != self._consumer_deaths_seen:
+                raise PeerDiedError(
+                    f"{self.name!r} is full and its consumer was killed (last killed: pid {pid}); attach a new one", pid=pid
+                )
+        elif deaths != self._deaths_seen and not segment.others_alive():
+            raise PeerDiedError(
+                f"{self.name!r} is empty and no other handle is left; {deaths - self._deaths_seen} were killed since this one looked, "
+                f"the last was pid {pid}",
+                pid=pid,
+            )
+
+    def _death_reported(self) -> None:
+        self._deaths_seen = self._segment.deaths[0]
+        self._consumer_deaths_seen = self._consumer()[1]
 
     def _ring_doorbells(self, consumer: bool) -> None:
         if consumer:
@@ -216,7 +221,7 @@ class RingBuffer(Ring):
         bell.attach()
         if not self._arm_not_empty():
             await bell.wait(deadline.left())
-            self._housekeep(False)
+            self._see_to_the_dead(False)
 
     async def _room_async(self, nbytes: int, deadline: Deadline) -> None:
         if deadline.left() == 0:
@@ -225,7 +230,7 @@ class RingBuffer(Ring):
         bell.attach()
         if not self._arm_not_full(nbytes):
             await bell.wait(deadline.left())
-            self._housekeep(True)
+            self._see_to_the_dead(True)
 
     async def get_async(self, timeout: float | None = None) -> bytes:
         """get() for asyncio: waits on a file descriptor, without a thread. A cancelled call has taken nothing."""

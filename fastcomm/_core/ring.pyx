@@ -54,6 +54,7 @@ from fastcomm.errors import (
     ForkedError,
     Full,
     MessageTooLargeError,
+    PeerDiedError,
     RecordPinnedError,
     RoleTakenError,
 )
@@ -138,7 +139,13 @@ cdef class Ring:
         return f"owner {owner}" if owner else "nobody"
 
     def _housekeep(self, bint for_room):
-        """Called about once in a wait slice while a call waits for room or for a record; ends the wait by raising."""
+        """Called about once in a wait slice while a call waits for room or for a record.
+
+        PeerDiedError when a peer was killed and nobody is left who could end the wait, until _death_reported() is called.
+        """
+
+    def _death_reported(self):
+        """The PeerDiedError that _housekeep() raised goes to the caller: the next wait is for new peers."""
 
     def _not_usable(self):
         """Called before a handle is used that can't be as it is: raise, or make it usable."""
@@ -298,8 +305,20 @@ cdef class Ring:
         PyErr_CheckSignals()
         if fc_monotonic_ns() >= self.next_housekeeping:
             self.next_housekeeping = fc_monotonic_ns() + SLICE_NS
-            self._housekeep(wait == &self.ring.shared.not_full)
+            self._see_to_the_dead(wait == &self.ring.shared.not_full)
         return 0
+
+    def _see_to_the_dead(self, bint for_room):
+        """Housekeeping while a call waits. PeerDiedError only when what it waits for is not there."""
+        cdef record_t record
+        try:
+            self._housekeep(for_room)
+        except PeerDiedError:
+            # A peer can have sent something, or made room, and died then.
+            if ring_has_room(&self.ring, 1) if for_room else self.look(&record):
+                return
+            self._death_reported()
+            raise
 
     def _why_empty(self, double seconds):
         return f"nothing arrived in {self.name!r} within {seconds:.3g} s"
