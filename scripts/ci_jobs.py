@@ -122,17 +122,17 @@ def run_tests(
     env: Mapping[str, str] | None = None,
 ) -> None:
     """Count the tests that `marks` selects, run on the modules in `library`; none at all is a failure."""
-    environment = {
-        "FASTCOMM_TEST_BUILD": str(library),
-        "FASTCOMM_TEST_VARIANT": variant.name,
-        "PYTHONPATH": str(library),
-        # Keeps the folder that a Python is started in off its path: the sources and the release build are
-        # there.
-        "PYTHONSAFEPATH": "1",
-        **(env or {}),
-    }
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory(prefix="fastcomm-test-", dir="/dev/shm") as scratch:
         report = Path(scratch) / "report.xml"
+        environment = {
+            "FASTCOMM_TEST_BUILD": str(library),
+            "FASTCOMM_TEST_VARIANT": variant.name,
+            "FASTCOMM_DIR": scratch,  # here, and not in conftest.py alone: pytest may be killed
+            "PYTHONPATH": str(library),
+            # Keeps the folder that a Python is started in off its path: sources and release build are there.
+            "PYTHONSAFEPATH": "1",
+            **(env or {}),
+        }
         command = [python, "-m", "pytest", "-q", "-m", marks, f"--junitxml={report}"]
         passed = Count().step(f"tests on the {variant.name} build", command, env=environment)
         tests = count_tests(report)

@@ -1,7 +1,12 @@
-"""What every test gets unasked: a watchdog and a leak check. And `name`: a bus or ring name of its own."""
+"""What every test gets unasked: a watchdog and a leak check. And `name`: a bus or ring name of its own.
+
+A run of the tests has a folder for its segments (FASTCOMM_DIR), so that runs at the same time don't meet.
+"""
 
 import gc
 import os
+import shutil
+import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -50,6 +55,10 @@ def pytest_configure(config: pytest.Config) -> None:
     # it.
     group = os.getpgrp() if os.getpgrp() == os.getpid() else None
     config.stash[WATCHDOG] = Watchdog(SECONDS_PER_TEST, process_group=group)
+    if "FASTCOMM_DIR" not in os.environ:
+        directory = tempfile.mkdtemp(prefix="fastcomm-test-", dir="/dev/shm")
+        config.add_cleanup(lambda: shutil.rmtree(directory))
+        os.environ["FASTCOMM_DIR"] = directory
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

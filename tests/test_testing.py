@@ -28,6 +28,10 @@ def run_script(source: str, *, process_group: int | None = None) -> subprocess.C
     return subprocess.run(command, capture_output=True, text=True, check=False, process_group=process_group)
 
 
+def segment_path(name: str) -> Path:
+    return Path(os.environ["FASTCOMM_DIR"], f"fastcomm.{os.getuid()}.{name}")
+
+
 def stranger_that_holds(path: Path) -> int:
     """Pid of a process that is neither our descendant nor of our process group: its own parent has ended."""
     command = f"sleep 60 >{path} 2>&1 </dev/null & echo $!"
@@ -66,7 +70,7 @@ class TestLeakCheck:
             os.close(os.open("/dev/null", os.O_RDONLY))
 
     def test_names_a_segment_file(self, sut: LeakCheck, name: str) -> None:
-        path = Path(f"/dev/shm/fastcomm.{os.getuid()}.{name}")
+        path = segment_path(name)
         path.touch()
         try:
             assert f"segment file {path}" in leak_text(sut)
@@ -74,7 +78,7 @@ class TestLeakCheck:
             path.unlink()
 
     def test_leaves_out_a_segment_that_a_stranger_has_open(self, sut: LeakCheck, name: str) -> None:
-        path = Path(f"/dev/shm/fastcomm.{os.getuid()}.{name}")
+        path = segment_path(name)
         stranger = stranger_that_holds(path)
         try:
             assert path.exists()
@@ -86,7 +90,7 @@ class TestLeakCheck:
     def test_names_a_mapping_whose_file_is_closed_and_deleted(self, sut: LeakCheck, name: str) -> None:
         import mmap
 
-        path = Path(f"/dev/shm/fastcomm.{os.getuid()}.{name}")
+        path = segment_path(name)
         with path.open("w+b") as file:
             file.truncate(4096)
             # trackfd: from 3.13 on mmap need not keep a descriptor, which would be found as well.

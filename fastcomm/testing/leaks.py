@@ -26,11 +26,14 @@ class LeakError(AssertionError):
 class LeakCheck:
     """Context manager that raises `LeakError` if the block left anything behind.
 
-    Looked for: files ``fastcomm.*`` in ``/dev/shm`` (and in ``FASTCOMM_DIR``), mappings of such files, open
-    file descriptors, Python threads, child processes (zombies included). What was there before the block is
-    no leak; neither is the resource tracker or fork server of multiprocessing, nor a segment that a process
-    of somebody else has open. Garbage is collected before anything is called a leak. What is just ending has
-    `grace` seconds to be gone; without leaks nothing waits.
+    Looked for: files ``fastcomm.*`` in ``FASTCOMM_DIR`` (default ``/dev/shm``), mappings of such files, open
+    file descriptors, Python threads, child processes (zombies included). What was there before the block is no
+    leak; neither is the resource tracker or fork server of multiprocessing, nor a segment that somebody else
+    has open. A segment that somebody else left behind meanwhile can't be told from one's own:
+    where several test runs share a machine, give each a ``FASTCOMM_DIR``.
+
+    Garbage is collected before anything is called a leak. What is just ending has `grace` seconds to be gone;
+    without leaks nothing waits.
 
     A block that raises keeps its exception; the leaks are added to it as a note. In a forked child that
     leaves the block nothing is checked. Not thread-safe: what other threads open at the same time counts.
@@ -87,9 +90,8 @@ def new_lines(now: Found, before: Found) -> list[str]:
 
 def segment_files() -> Found:
     found: Found = {}
-    for directory in {"/dev/shm", os.environ.get("FASTCOMM_DIR") or "/dev/shm"}:
-        for path in Path(directory).glob(PREFIX + "*"):
-            found[path] = f"segment file {path}"
+    for path in Path(os.environ.get("FASTCOMM_DIR") or "/dev/shm").glob(PREFIX + "*"):
+        found[path] = f"segment file {path}"
     return found
 
 
