@@ -46,14 +46,6 @@ class Doorbell:
     def fileno(self) -> int:
         return self._fd
 
-    def drain(self) -> None:
-        """Read the bytes that are there."""
-        try:
-            while len(os.read(self._fd, 4096)) == 4096:
-                pass
-        except BlockingIOError:
-            pass
-
     def attach(self) -> None:
         """Have the running loop watch the FIFO."""
         from asyncio import get_running_loop
@@ -65,12 +57,17 @@ class Doorbell:
             if self._waiters:
                 raise RuntimeError("coroutines of another running event loop wait on this handle; open a handle per loop")
             self._loop.remove_reader(self._fd)
-        loop.add_reader(self._fd, self._rung)
+        loop.add_reader(self._fd, self.rest)
         self._loop = loop
         self._waiters.clear()
 
-    def _rung(self) -> None:
-        self.drain()
+    def rest(self) -> None:
+        """Read the bytes that are there, and let every waiter look."""
+        try:
+            while len(os.read(self._fd, 4096)) == 4096:
+                pass
+        except BlockingIOError:
+            pass
         for future in self._waiters:
             if not future.done():
                 future.set_result(None)
@@ -102,7 +99,7 @@ class Doorbell:
             return
         if self._loop is not None and not self._loop.is_closed():
             self._loop.remove_reader(self._fd)
-            self._rung()
+            self.rest()
         os.close(self._fd)
         self._fd = -1
 

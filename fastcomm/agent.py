@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from _thread import allocate_lock
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastcomm import _handles
 from fastcomm._core.message import Message, Port
 from fastcomm._core.subjects import check_pattern
+from fastcomm._core.tables import MAX_AGENT_NAME
 from fastcomm._doorbell import Deadline, Doorbell
 from fastcomm.bus import _InboxView
 from fastcomm.errors import ClosedError, Empty, PeerDiedError, RequestTimeoutError
@@ -82,6 +84,7 @@ class Agent(Port):
         self.bus = bus
         self._owns_bus = False
         self._doorbell: Doorbell | None = None
+        self._rejoining = allocate_lock()
         super().__init__(
             self._join(name),
             bus._segment.memory(bus._inboxes_at, bus._limits.stride * bus._limits.max_agents),
@@ -108,12 +111,13 @@ class Agent(Port):
         return inbox
 
     def _open_inbox(self, slot: int) -> _Inbox:
+        inbox = _Inbox(self.bus, slot)
+        self._epoch = inbox._open_inbox()
         self._slot = slot
-        self._inbox = _Inbox(self.bus, slot)
-        self._epoch = self._inbox._open_inbox()
         self._mine: list[Subscription] = []
         self._cancelled = False
-        return self._inbox
+        self._inbox = inbox
+        return inbox
 
     # -------------------------------------------------------------------------------------------------- subscribe --
 
@@ -126,37 +130,42 @@ class Agent(Port):
         check_pattern(pattern)
         self._check_usable()
         bus = self.bus
-        segment = bus._enter()
-        try:
-            segment.mutating = True
-            index = bus._subscriptions.insert(self._slot + 1, self._epoch, pattern.encode())
-        finally:
-            segment.mutating = False
-            segment.leave_gate()
-        subscription = Subscription(self, pattern, index)
-        self._mine.append(subscription)
-        self._patterns_changed()
+        bus._segment.check_vanished()
+        with bus._changing_tables():
+            self._check_usable()  # another thread may have closed it while this one waited for the gate
+            # Before publishers see it: another thread of this agent may receive at once.
+            self._set_patterns([*self._patterns(), pattern.encode()], self._cancelled)
+            try:
+                index = bus._subscriptions.insert(self._slot + 1, self._epoch, pattern.encode())
+                subscription = Subscription(self, pattern, index)
+                self._mine.append(subscription)
+            finally:
+                self._set_patterns(self._patterns(), self._cancelled)
+        bus._ring_everybody()
         return subscription
 
     def _unsubscribe(self, subscription: Subscription) -> None:
-        if subscription._index is None or subscription not in self._mine:
+        if subscription._index is None:
             return
         bus = self.bus
-        segment = bus._enter()
-        try:
-            segment.mutating = True
+        with bus._changing_tables():
+            if subscription._index is None:  # another thread was faster
+                return
             bus._subscriptions.remove(subscription._index)
-        finally:
-            segment.mutating = False
-            segment.leave_gate()
-        subscription._index = None
-        self._mine.remove(subscription)
-        self._cancelled = True
-        self._patterns_changed()
+            subscription._index = None
+            self._mine.remove(subscription)
+            self._cancelled = True
+            self._set_patterns(self._patterns(), self._cancelled)
+        bus._ring_everybody()
 
-    def _patterns_changed(self) -> None:
-        self._set_patterns([subscription.pattern.encode() for subscription in self._mine], self._cancelled)
-        self.bus._ring_everybody()
+    def _patterns(self) -> list[bytes]:
+        return [subscription.pattern.encode() for subscription in self._mine]
+
+    def _forget_subscriptions(self) -> None:
+        """They are no longer in the table, or their entries there belong to somebody else."""
+        for subscription in self._mine:
+            subscription._index = None
+        self._mine = []
 
     @property
     def subscriptions(self) -> tuple[Subscription, ...]:
@@ -227,10 +236,10 @@ class Agent(Port):
 
     async def publish_async(self, subject: str, data: Any, *, timeout: float | None = None) -> int:
         """publish() for asyncio: a full inbox does not hold up the event loop. Cancelled, it may have reached some inboxes."""
+        deadline = Deadline(timeout)
         reached, delivery = self._begin(subject, data)
         if delivery is None:
             return reached
-        deadline = Deadline(timeout)
         bell = self._bell()
         bell.attach()
         while not self._advance(delivery, timeout):
@@ -249,6 +258,10 @@ class Agent(Port):
         self._inbox._watch()
         bell.wake()
         return bell.fileno()
+
+    def _rest(self) -> bool:
+        self._bell().rest()
+        return self._inbox._arm_not_empty()
 
     def __iter__(self) -> Iterator[Message]:
         """Messages as they come, until the agent is closed (by another thread, say)."""
@@ -292,13 +305,15 @@ class Agent(Port):
     def _not_usable(self) -> None:
         if self.closed:
             raise ClosedError(f"the agent {self.name!r} is closed")
-        inbox = self._join(f"{self.name[:60]}.{os.getpid()}")
-        self._attach(inbox, self.name)
-        _handles.track(self)
+        with self._rejoining:
+            if not self._inbox._usable():  # else another thread was faster
+                self._attach(self._join(_name_in_child(self.name)), self.name)
+                _handles.track(self)
 
     def _forget(self) -> None:
         self._inbox._forget()
-        self._mine = []
+        self._forget_subscriptions()
+        self._rejoining = allocate_lock()
         self.bus._doorbells.close()
         if self._doorbell is not None:
             self._doorbell.abandon()
@@ -316,17 +331,13 @@ class Agent(Port):
             self._doorbell.close()
         bus, segment = self.bus, self.bus._segment
         if segment.holds(self._slot):
-            segment.enter_gate()
-            try:
-                segment.mutating = True
+            with bus._changing_tables(reap=False):
                 bus._subscriptions.drop_owner(self._slot + 1)
-                segment.mutating = False
+                self._forget_subscriptions()
                 bus._retire(self._slot)
                 segment.free(self._slot)
-                bus._repair_and_reap()
+                bus._reap()
                 bus._unlink_if_unused()
-            finally:
-                segment.leave_gate()
             bus._ring_everybody()
         bus._agents.discard(self)
         if self._owns_bus:
@@ -359,6 +370,12 @@ class Agent(Port):
 
     def __repr__(self) -> str:
         return f"<Agent {self.name!r} of {self.bus.name!r}{', closed' if self.closed else ''}>"
+
+
+def _name_in_child(name: str) -> str:
+    """Of an agent that joins anew in the child of a fork: name.pid, shortened to what a name may have."""
+    suffix = f".{os.getpid()}"
+    return name.encode()[: MAX_AGENT_NAME - len(suffix)].decode("utf-8", "ignore") + suffix
 
 
 class _Inbox(_InboxView):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastcomm._core.ring import Ring
@@ -38,6 +40,7 @@ DEFAULT_MAX_AGENTS = 128
 DEFAULT_INBOX_BYTES = 32768
 MIN_INBOX_BYTES = 4096
 MAX_INBOX_BYTES = 1 << 30
+MAX_RECORD_CELLS = 65535  # FC_MAX_RECORD_CELLS
 
 
 class AgentInfo(NamedTuple):
@@ -89,7 +92,7 @@ class Bus:
         """Open the bus `name`, made first if there is none and `create` is true (else SegmentNotFoundError).
 
         max_agents: 128 unless said, up to 4,094. inbox_bytes: shared memory for each inbox with its control words, 32,768 unless said,
-        rounded up to a power of two; what an agent has not received yet takes its room, and a message at most a quarter of it.
+        rounded up to a power of two; what an agent has not received yet takes its room, and a message at most a quarter of it, 4 MiB at most.
         max_subscriptions: of all agents, 16 for each unless said. BusMismatchError if a bus that is in use has other
         limits than those given. A bus whose agents are all dead is taken over. mode: of the file, 0o660 to share it with a
         group; directory: another tmpfs than /dev/shm or FASTCOMM_DIR; uid: of the bus's creator, if that is another user.
@@ -184,6 +187,23 @@ class Bus:
             segment.close()
             self._open()
 
+    @contextmanager
+    def _changing_tables(self, *, reap: bool = True) -> Iterator[None]:
+        """The block changes tables, under the gate. If it is killed, the next to enter the gate finds `mutating` set."""
+        segment = self._segment
+        segment.enter_gate()
+        try:
+            self._repair()
+            if reap:
+                self._reap()
+            segment.mutating = True
+            try:
+                yield
+            finally:
+                segment.mutating = False
+        finally:
+            segment.leave_gate()
+
     # ---------------------------------------------------------------------------------------------------- inboxes --
 
     def _inbox_memory(self, slot: int) -> memoryview:
@@ -205,22 +225,34 @@ class Bus:
             self._agent_table.set_initialised(slot)
 
     def _retire(self, slot: int) -> None:
-        """Under the gate: an agent left or died. Its inbox takes nothing more, its pages are given back (but for the first)."""
+        """Under the gate: an agent left or died. Its inbox takes nothing more, the pages of its data are given back.
+
+        Those of the control words stay: publishers that were on their way, and reapers, still look at them.
+        """
         inbox = self._inbox(slot)
         if inbox._retire_inbox():
             offset = self._inboxes_at + slot * self._limits.stride
-            self._segment.punch(offset + PAGE, self._limits.stride - PAGE)
+            control_words = Ring.bytes_needed(self._limits.cells) - inbox.capacity
+            self._segment.punch(offset + control_words, self._limits.stride - control_words)
         inbox._wake_all()
 
     # ---------------------------------------------------------------------------------------------------- the dead --
 
     def _repair_and_reap(self) -> None:
         """Under the gate."""
-        segment = self._segment
-        if segment.mutating:
+        self._repair()
+        self._reap()
+
+    def _repair(self) -> None:
+        """Under the gate: its last holder may have been killed while it changed tables."""
+        if self._segment.mutating:
             self._agent_table.repair()
             self._subscriptions.repair()
-            segment.mutating = False
+            self._segment.mutating = False
+
+    def _reap(self) -> None:
+        """Under the gate, after _repair()."""
+        segment = self._segment
         dead = segment.dead_slots()
         if not dead:
             return
@@ -244,7 +276,7 @@ class Bus:
         """See to the dead when that is due, or at once if the agent in slot `waits_for` is among them. Does not wait."""
         segment = self._segment
         segment.check_vanished()
-        if waits_for is not None and not segment.alive(waits_for) or segment.scan_is_due() and segment.dead_slots():
+        if (waits_for is not None and not segment.alive(waits_for)) or (segment.scan_is_due() and segment.dead_slots()):
             if segment.try_enter_gate():
                 try:
                     self._repair_and_reap()
@@ -312,7 +344,7 @@ class Bus:
     @property
     def max_message(self) -> int:
         """Bytes of the largest record of a message: its data, the subject, the sender's name and 24 more."""
-        return self._limits.cells // 2 * 64 - 8
+        return min(self._limits.cells // 2, MAX_RECORD_CELLS) * 64 - 8
 
     def unlink(self) -> None:
         """Remove the bus's name now. Its agents go on with each other; the next open() makes another bus."""

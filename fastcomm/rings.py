@@ -282,7 +282,7 @@ class RingBuffer(Ring):
 
     def _rest(self) -> bool:
         """try_get() found nothing on a watched ring: rest the descriptor; True if something came meanwhile."""
-        self._bell().drain()
+        self._bell().rest()
         return self._arm_not_empty()
 
     # ---------------------------------------------------------------------------------------------- fork and end --

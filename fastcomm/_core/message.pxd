@@ -50,6 +50,7 @@ cdef class LastText:
 
 
 cdef class Delivery:
+    cdef Ring inbox                # of the agent as it began
     cdef Route route
     cdef bytes data
     cdef parts_t parts
@@ -79,6 +80,7 @@ cdef class Port:
     cdef uint64_t sequence
     cdef object pending            # messages that were taken from the inbox while a publish waited
     cdef Py_ssize_t max_pending
+    cdef Message spare             # for the next message to be taken
     cdef spin_t spin
     cdef object turn               # held by the thread whose publish waits for room
     cdef unsigned long waiting_thread
@@ -94,6 +96,7 @@ cdef class Port:
     cdef Route make_route(self, str subject)
     cdef ring_t *outbox(self, uint32_t owner) except? NULL
     cdef int deliver(self, const target_t *target, const parts_t *parts) except -1
+    cdef int refused(self, uint32_t owner, int status) except -1
     cdef int finish(self, Delivery delivery) except -1
     cdef int wait_turn(self, int64_t deadline, object timeout) except -1
     cdef Delivery begin(self, str subject, object data)
@@ -105,5 +108,7 @@ cdef class Port:
     cdef int raise_full(self, Delivery delivery, ring_t *ring, int64_t now, str when) except -1
     cdef Message take(self, record_t *record)
     cdef bint wanted(self, Message message) except -1
+    cdef bint look_inbox(self, record_t *record) except -1
     cdef Message look(self)
+    cdef Message take_pending(self)
     cdef Py_ssize_t drain(self) except -1

@@ -51,7 +51,7 @@ from _thread import allocate_lock
 from collections import deque
 
 from fastcomm._core.subjects import SubjectRegistry, check_subject
-from fastcomm.errors import CorruptSegmentError, Full, MessageTooLargeError
+from fastcomm.errors import CorruptSegmentError, FencedError, ForkedError, Full, MessageTooLargeError
 
 cdef extern from "pythread.h":
     unsigned long PyThread_get_thread_ident()
@@ -77,6 +77,9 @@ cdef class Message:
     the agent; sequence, the number of the message among its sender's; sent_ns, CLOCK_MONOTONIC nanoseconds when it was sent, as
     time.monotonic_ns() gives in every process of the host. A message is private memory: it outlives its sender and the bus.
     """
+
+    def __init__(self):
+        raise TypeError("messages are made by Agent.receive() and its like")
 
     @property
     def data(self):
@@ -129,8 +132,9 @@ cdef class Delivery:
     """A publish that some inboxes had no room for: what is left to do."""
 
 
-cdef Delivery make_delivery(Route route, bytes data, const parts_t *parts, int reached, list remaining):
+cdef Delivery make_delivery(Ring inbox, Route route, bytes data, const parts_t *parts, int reached, list remaining):
     cdef Delivery delivery = Delivery.__new__(Delivery)
+    delivery.inbox = inbox
     delivery.route = route
     delivery.data = data
     delivery.parts = parts[0]
@@ -283,8 +287,18 @@ cdef class Port:
             return NO_ROOM
         if status == RING_CLOSED:
             return GONE
-        self.inbox.refused(status)
-        return GONE
+        return self.refused(target.owner, status)
+
+    cdef int refused(self, uint32_t owner, int status) except -1:
+        if status == RING_FENCED:
+            raise FencedError(
+                "this agent was taken for dead (was its lock's file descriptor closed?) as it sent to the inbox of "
+                f"{self._describe_agent(owner)}; close it and join again"
+            )
+        raise CorruptSegmentError(
+            f"the head and the tail of the inbox of {self._describe_agent(owner)} contradict each other; close every agent of the bus "
+            "and unlink it"
+        )
 
     def publish(self, str subject not None, data, *, timeout=None):
         """Send `data` to every agent that subscribed to a pattern matching `subject`; returns how many it reached.
@@ -296,15 +310,14 @@ cdef class Port:
         InvalidSubjectError, EncodeError, MessageTooLargeError (nothing is sent then). Thread safety: yes.
         """
         cdef Delivery delivery
-        cdef int64_t deadline = 0
+        cdef int64_t deadline = -1 if timeout is None else deadline_of(timeout)
         if self.waiting_thread != 0:
-            deadline = deadline_of(timeout)
             self.wait_turn(deadline, timeout)
         delivery = self.begin(subject, data)
         if delivery is None:
             return self.last_reached
         delivery.timeout = timeout
-        delivery.deadline = deadline if deadline else deadline_of(timeout)
+        delivery.deadline = deadline
         self.finish(delivery)
         return delivery.reached
 
@@ -347,6 +360,7 @@ cdef class Port:
         # From here to the last delivery nothing may run Python code, not even the garbage collector, so nothing that it tracks is
         # allocated: other threads of this agent use the same encoder.
         self.describe(route, data, &parts)
+        self.sequence += 1
         for i in range(route.count):
             outcome[i] = self.deliver(&route.targets[i], &parts)
             reached += outcome[i] == DELIVERED or outcome[i] == DELIVERED_TO_FD
@@ -354,7 +368,6 @@ cdef class Port:
             full += outcome[i] == NO_ROOM
         if full:
             copy = PyBytes_FromStringAndSize(parts.data, parts.data_length)
-        self.sequence += 1
         self.count_delivered(reached, parts.total)
         if rung:
             self._ring_consumers([route.targets[i].owner for i in range(route.count) if outcome[i] == DELIVERED_TO_FD])
@@ -362,7 +375,7 @@ cdef class Port:
         if not full:
             return None
         parts.data = PyBytes_AS_STRING(copy)
-        return make_delivery(route, copy, &parts, reached, [i for i in range(route.count) if outcome[i] == NO_ROOM])
+        return make_delivery(self.inbox, route, copy, &parts, reached, [i for i in range(route.count) if outcome[i] == NO_ROOM])
 
     cdef int count_delivered(self, int reached, uint64_t nbytes) except -1:
         self.delivered += reached
@@ -402,6 +415,9 @@ cdef class Port:
         """Try the inboxes that were full; True: none is left."""
         cdef list full = [], rung = []
         cdef int i, outcome, reached = 0
+        if not delivery.inbox.usable:    # closed while this waited: its owner number may be another agent's now
+            self._not_usable()
+            raise ForkedError("a publish that was begun before a fork is the parent's; nothing more was sent here")
         for i in delivery.remaining:
             outcome = self.deliver(&delivery.route.targets[i], &delivery.parts)
             reached += outcome == DELIVERED or outcome == DELIVERED_TO_FD
@@ -486,11 +502,18 @@ cdef class Port:
     def _describe_agent(self, int owner):
         return f"agent {owner}"
 
+    def _rest(self):
+        """Called when nothing is there for an agent whose fileno() is watched: rest it; whether something came meanwhile."""
+        return False
+
     # ----------------------------------------------------------------------------------------------------- receive --
 
     cdef Message take(self, record_t *record):
-        """Copy a message out of the inbox, and give its room back."""
-        cdef Message message = Message.__new__(Message)
+        """Copy a message out of the inbox into `spare`; publish_position() is next.
+
+        Nothing here or in between may run Python code, or another thread would take the same record.
+        """
+        cdef Message message = self.spare
         cdef fc_envelope_t envelope
         cdef const char *at = <const char *>record.payload + ENVELOPE
         cdef int64_t length
@@ -501,7 +524,6 @@ cdef class Port:
             length = -1
         if length < 0 or envelope.sender_length > FC_MAX_AGENT_NAME or envelope.subject_length > FC_MAX_PATTERN:
             self.inbox.advance(record)
-            self.inbox.publish_position()
             raise CorruptSegmentError(
                 f"{self._describe_agent(record.owner)} sent a record of {record.nbytes} bytes that is no message; it was dropped"
             )
@@ -513,8 +535,8 @@ cdef class Port:
         message.encoded = envelope.data_kind == FC_DATA_ENCODED
         message.sequence = envelope.sequence
         message.sent_ns = envelope.sent_ns
+        self.spare = None
         self.inbox.advance(record)
-        self.inbox.publish_position()
         self.received += 1
         self.bytes_in += record.nbytes
         return message
@@ -529,40 +551,66 @@ cdef class Port:
         self.unwanted += 1
         return False
 
+    cdef bint look_inbox(self, record_t *record) except -1:
+        """Whether `record` is the inbox's next; take() can follow then."""
+        while self.inbox.look(record):
+            if self.spare is not None:
+                return True
+            self.spare = Message.__new__(Message)    # this can run the garbage collector, thus another thread: look again
+        return False
+
     cdef Message look(self):
-        """The next message from the inbox, or None."""
+        """The next wanted message, from `pending` or else from the inbox, or None."""
         cdef record_t record
         cdef Message message
-        while self.inbox.look(&record):
-            message = self.take(&record)
+        while True:
+            # Again after looking at the inbox, which can let another thread run: what that one put there comes first.
+            if self.pending or not self.look_inbox(&record):
+                if not self.pending:
+                    return None
+                message = self.take_pending()
+            elif self.pending:
+                continue
+            else:
+                try:
+                    message = self.take(&record)
+                finally:
+                    self.inbox.publish_position()
             if not self.filtering or self.wanted(message):
                 return message
-        return None
+
+    cdef Message take_pending(self):
+        item = self.pending.popleft()
+        if not self.pending:
+            self.inbox.nudge(False)
+        if type(item) is not Message:
+            raise item
+        return item
 
     cdef Py_ssize_t drain(self) except -1:
         """Take what the inbox has into `pending`, up to its bound; returns how many."""
+        cdef record_t record
         cdef Py_ssize_t count = 0
-        cdef Message message
-        while len(self.pending) < self.max_pending:
-            message = self.look()
-            if message is None:
-                break
-            self.pending.append(message)
+        while len(self.pending) < self.max_pending and self.look_inbox(&record):
+            try:
+                self.pending.append(self.take(&record))
+            except CorruptSegmentError as error:
+                self.pending.append(error)    # for receive() to raise: it is no concern of a publish
             count += 1
-        if count:
+            self.inbox.publish_position()
+        if self.pending:
             self.inbox.nudge(True)    # another thread may sleep in receive(), and the inbox won't wake it
         return count
 
     def try_receive(self):
         """The next Message, or None if there is none now. Never waits. Thread safety: yes."""
+        cdef Message message
         if not self.inbox.usable:
             self._not_usable()
-        if self.pending:
-            message = self.pending.popleft()
-            if not self.pending:
-                self.inbox.nudge(False)
-            return message
-        return self.look()
+        message = self.look()
+        if message is None and self.inbox.watched and self._rest():
+            message = self.look()
+        return message
 
     def receive(self, timeout=None):
         """The next Message; waits at most `timeout` seconds (None: for ever), then raises Empty.
@@ -602,14 +650,16 @@ cdef class Port:
     def _advance(self, Delivery delivery not None, timeout):
         """Go on with it; True when it is done. Asks for the doorbell when there is room again."""
         cdef ring_t *ring
+        cdef int i
         cdef int64_t now = fc_monotonic_ns()
         delivery.timeout = timeout
         if self.advance(delivery):
             return True
         self.drain()
-        ring = self.outbox(delivery.route.targets[<int>delivery.remaining[0]].owner)
-        self.check_progress(delivery, ring, now)
-        announce_sleep(&ring.shared.not_full, FC_SLEEP_FD)
+        self.check_progress(delivery, self.outbox(delivery.route.targets[<int>delivery.remaining[0]].owner), now)
+        for i in delivery.remaining:
+            ring = self.outbox(delivery.route.targets[i].owner)
+            announce_sleep(&ring.shared.not_full, FC_SLEEP_FD)
         return self.advance(delivery)
 
     def _expire(self, Delivery delivery not None):
