@@ -403,7 +403,7 @@ cdef class Segment:
 
     def punch(self, long long offset, long long size):
         """Give the whole pages within a range back; they read as zeroes afterwards."""
-        first = -(-offset // FC_PAGE) * FC_PAGE
+        first = (offset + FC_PAGE - 1) // FC_PAGE * FC_PAGE
         last = (offset + size) // FC_PAGE * FC_PAGE
         if last > first:
             fallocate(self.lock_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, first, last - first)
