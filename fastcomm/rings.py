@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
+import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["RingBuffer", "RingStats"]
 
 MAX_HANDLES = 256
+HOUSEKEEPING_SECONDS = 0.1  # between two looks for the dead while messages come
 MIN_CAPACITY = 1024
 MAX_CAPACITY = 4 << 30
 
@@ -50,6 +52,7 @@ class RingBuffer(Ring):
     _segment: Segment
     _slot: int
     _doorbell: Doorbell | None = None
+    _next_housekeeping = 0.0  # of coroutines
 
     def __init__(self, segment: Segment, slot: int) -> None:
         """Use create() or attach()."""
@@ -207,6 +210,12 @@ class RingBuffer(Ring):
             self._doorbell = Doorbell(lambda: self._segment.arm_fifo(self._slot))
         return self._doorbell
 
+    def _housekeep_if_due(self, for_room: bool) -> None:
+        now = time.monotonic()
+        if now >= self._next_housekeeping:
+            self._next_housekeeping = now + HOUSEKEEPING_SECONDS
+            self._housekeep(for_room)
+
     async def _record_async(self, deadline: Deadline) -> None:
         """Return when there may be a record, or raise Empty."""
         if deadline.left() == 0:
@@ -215,7 +224,7 @@ class RingBuffer(Ring):
         bell.attach()
         if not self._arm_not_empty():
             await bell.wait(deadline.left())
-            self._housekeep(False)
+            self._housekeep_if_due(False)
 
     async def _room_async(self, nbytes: int, deadline: Deadline) -> None:
         if deadline.left() == 0:
@@ -224,7 +233,7 @@ class RingBuffer(Ring):
         bell.attach()
         if not self._arm_not_full(nbytes):
             await bell.wait(deadline.left())
-            self._housekeep(True)
+            self._housekeep_if_due(True)
 
     async def get_async(self, timeout: float | None = None) -> bytes:
         """get() for asyncio: waits on a file descriptor, without a thread. A cancelled call has taken nothing."""
