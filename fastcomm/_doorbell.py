@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Doorbell:
     """The read end of a participant's FIFO and the coroutines that wait for it. One event loop at a time."""
 
     def __init__(self, open_fifo: Callable[[], int]) -> None:
+        self._fd = -1
         self._fd = open_fifo()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiters: set[asyncio.Future[None]] = set()
@@ -95,18 +97,32 @@ class Doorbell:
                 pass
 
     def close(self) -> None:
+        """Wake every waiter and close the FIFO, from any thread."""
+        from asyncio import _get_running_loop
+
+        loop = self._loop
+        if loop is not None and loop.is_running() and _get_running_loop() is not loop:
+            with suppress(RuntimeError):  # it ended just now
+                loop.call_soon_threadsafe(self._close)
+                return
+        self._close()
+
+    def _close(self) -> None:
         if self._fd < 0:
             return
         if self._loop is not None and not self._loop.is_closed():
             self._loop.remove_reader(self._fd)
             self.rest()
-        os.close(self._fd)
-        self._fd = -1
+        self.abandon()
 
     def abandon(self) -> None:
-        """In the child of a fork: the loop is the parent's."""
-        os.close(self._fd)
-        self._fd = -1
+        """Close the FIFO and leave the loop as it is: in the child of a fork it is the parent's."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __del__(self) -> None:
+        self.abandon()  # the loop ended before it came to what close() had left to it
 
 
 def _finish(future: asyncio.Future[None]) -> None:

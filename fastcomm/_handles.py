@@ -29,7 +29,13 @@ def track(handle: Handle) -> None:
         _exit_registered_in = os.getpid()
         util = sys.modules.get("multiprocessing.util")
         if util is not None:
-            util.Finalize(None, _close_all, exitpriority=-100)
+            _close_at_exit_of_multiprocessing()
+            # Its processes forget their finalizers once their arguments are unpickled, then call this.
+            util.register_after_fork(_live, _close_at_exit_of_multiprocessing)
+
+
+def _close_at_exit_of_multiprocessing(_: object = None) -> None:
+    sys.modules["multiprocessing.util"].Finalize(None, _close_all, exitpriority=-100)
 
 
 def _close_all() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
@@ -357,11 +358,12 @@ def _attach_path(cls: type[RingBuffer], path: str, name: str) -> RingBuffer:
 
 
 def _cells_for(capacity: int) -> int:
-    if not MIN_CAPACITY <= capacity <= MAX_CAPACITY:
-        if not 1 <= capacity <= MAX_CAPACITY:
-            raise ValueError(f"capacity is {capacity} bytes; it must be 1 to {MAX_CAPACITY} (it is rounded up to a power of two)")
-        capacity = MIN_CAPACITY
-    return 1 << (capacity - 1).bit_length() - 6
+    capacity = operator.index(capacity)
+    if not 1 <= capacity <= MAX_CAPACITY:
+        raise ValueError(
+            f"capacity is {capacity} bytes; it must be 1 to {MAX_CAPACITY} (it is rounded up to a power of two)"
+        )
+    return 1 << (max(capacity, MIN_CAPACITY) - 1).bit_length() - 6
 
 
 def _plan(cells: int, one_producer: int) -> tuple[int, list[tuple[int, int]], int, list[int]]:

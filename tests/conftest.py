@@ -104,6 +104,7 @@ def guarded(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     # The traceback of a failure keeps the test's locals alive, so there a leak says nothing.
     if request.node.stash.get(CALL_PASSED, False):
+        request.node.funcargs.clear()  # fixtures have ended; what they gave would keep its mappings
         check.__exit__(None, None, None)
     watchdog.disarm()
 

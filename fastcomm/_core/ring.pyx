@@ -303,14 +303,16 @@ cdef class Ring:
         with nogil:
             fc_futex_wait(&wait.bell, seen, slice)
         PyErr_CheckSignals()
-        if fc_monotonic_ns() >= self.next_housekeeping:
-            self.next_housekeeping = fc_monotonic_ns() + SLICE_NS
-            self._see_to_the_dead(wait == &self.ring.shared.not_full)
+        self._see_to_the_dead(wait == &self.ring.shared.not_full)
         return 0
 
     def _see_to_the_dead(self, bint for_room):
-        """Housekeeping while a call waits. PeerDiedError only when what it waits for is not there."""
+        """Housekeeping while a call waits, once in a slice. PeerDiedError only when what it waits for is not there."""
         cdef record_t record
+        cdef int64_t now = fc_monotonic_ns()
+        if now < self.next_housekeeping:
+            return
+        self.next_housekeeping = now + SLICE_NS
         try:
             self._housekeep(for_room)
         except PeerDiedError:

@@ -9,7 +9,9 @@ views and its mapping don't keep each other alive.
 Liveness. Each participant holds an OFD lock (fcntl F_OFD_SETLK) on a byte of its own, far beyond the file's contents. The
 kernel drops it when the last descriptor of that open file description goes, that is when the process dies: there is no pid to
 be reused, no clock, no heartbeat, and it works across pid namespaces. A probe (F_OFD_GETLK) through the description that
-holds the lock always says "free", so a handle has two descriptions: `lock_fd` locks, `probe_fd` only probes.
+holds the lock always says "free", so a handle has two descriptions: `lock_fd` locks, `probe_fd` probes and is mapped. A
+mapping keeps its description, and a forked child keeps the mapping: made through `lock_fd` it would keep a killed parent's
+locks.
 
 The gate is one more byte: who holds it may create, join, leave, reap, take over, unlink, or change tables. Nothing that
 moves messages takes it, and who only wants to tidy up (scan()) does not wait for it.
@@ -366,7 +368,7 @@ cdef class Segment:
             os.ftruncate(self.lock_fd, 0)
             os.ftruncate(self.lock_fd, total)
             _reserve(self.lock_fd, 0, reserved, self.path)
-            self.mapping = Mapping(self.lock_fd, total)
+            self.mapping = Mapping(self.probe_fd, total)
         except BaseException:
             os.unlink(self.path)
             raise
@@ -426,7 +428,7 @@ cdef class Segment:
                 f"{self.path} belongs to a segment with another name whose hash is the same; rename {self.name!r}"
             )
         self.check_sections(&header, size)
-        self.mapping = Mapping(self.lock_fd, size)
+        self.mapping = Mapping(self.probe_fd, size)
         self.find_parts(&header)
 
     cdef check_sections(self, fc_header_t *header, uint64_t size):
