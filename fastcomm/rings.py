@@ -166,7 +166,8 @@ class RingBuffer(Ring):
     def _why_empty(self, seconds: float) -> str:
         others = [self._segment.describe(slot) for slot in self._segment.taken_slots() if slot != self._slot]
         who = f"attached besides: {'; '.join(others[:4])}" if others else "nobody else is attached"
-        return f"nothing arrived in {self.name!r} within {seconds:.3g} s; {who}{', ...' if len(others) > 4 else ''}"
+        more = ", ..." if len(others) > 4 else ""
+        return f"nothing arrived in {self.name!r} within {seconds:.3g} s{self._why_held_up()}; {who}{more}"
 
     def _housekeep(self, for_room: bool) -> None:
         segment = self._segment

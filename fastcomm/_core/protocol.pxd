@@ -75,6 +75,7 @@ cdef void ring_reopen(ring_t *ring) noexcept nogil
 cdef void ring_resolve_dead(ring_t *ring, uint32_t owner) noexcept nogil
 
 cdef uint64_t ring_unread(ring_t *ring) noexcept nogil
+cdef uint32_t ring_holdup(ring_t *ring) noexcept nogil
 cdef uint64_t ring_depth(ring_t *ring) noexcept nogil
 cdef bint ring_has_room(ring_t *ring, uint32_t cells) noexcept nogil
 cdef int64_t ring_spin_for_record(ring_t *ring, uint64_t position, int64_t budget) noexcept nogil

@@ -405,6 +405,24 @@ cdef uint64_t ring_unread(ring_t *ring) noexcept nogil:
     return count
 
 
+cdef uint32_t ring_holdup(ring_t *ring) noexcept nogil:
+    """Owner of the claim that has to be committed before the consumer can go on, or 0. For messages: changes nothing."""
+    cdef uint64_t position = fc_load_acquire_u64(&ring.shared.head) & FC_POS_MASK
+    cdef uint64_t tail = fc_load_acquire_u64(&ring.shared.tail)
+    cdef uint64_t header
+    cdef uint32_t looks
+    for looks in range(ring.cells):
+        header = fc_load_acquire_u64(header_at(ring, position))
+        if header_tag(header) != tag_of(ring, position):
+            return tail_owner(tail) if ((tail_position(tail) - tail_length(tail)) & FC_POS_MASK) == position else 0
+        if header_state(header) == FC_WRITING:
+            return header_owner(header)
+        if header_state(header) != FC_PAD and header_state(header) != FC_ABORTED:
+            return 0
+        position = (position + header_length(header)) & FC_POS_MASK
+    return 0
+
+
 cdef bint ring_attach(ring_t *ring, unsigned char *memory, size_t size, uint32_t owner) noexcept nogil:
     """Lay a private view over a ring in memory; False if its first words don't describe a ring of that size."""
     cdef fc_ring_t *shared = <fc_ring_t *>memory

@@ -323,7 +323,12 @@ cdef class Ring:
             raise
 
     def _why_empty(self, double seconds):
-        return f"nothing arrived in {self.name!r} within {seconds:.3g} s"
+        return f"nothing arrived in {self.name!r} within {seconds:.3g} s{self._why_held_up()}"
+
+    def _why_held_up(self):
+        """Whose claim the next record is, as a part of a message; empty if it is nobody's."""
+        cdef uint32_t owner = ring_holdup(&self.ring)
+        return f"; the next record is claimed and not sent by {self._describe_owner(owner)}" if owner else ""
 
     def try_get(self):
         """The next record as bytes, or None if there is none. Never waits.
@@ -504,6 +509,7 @@ cdef class Ring:
         return (
             f"no room for a record of {nbytes} bytes in {self.name!r} within {timeout} s: {self.depth} of {self.capacity} bytes "
             f"wait for its consumer, {self._describe_owner(consumer)}, which has taken nothing for {still:.3g} s"
+            f"{self._why_held_up()}"
         )
 
     def try_put(self, data):

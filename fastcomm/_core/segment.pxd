@@ -31,6 +31,7 @@ cdef class Segment:
     cdef open_probe(self)
     cdef explain_permissions(self)
     cdef bint is_current(self) except -1
+    cdef bint finish_unlink(self) except -1
     cdef attach_or_create(self, int kind, plan, int mode)
     cdef create(self, int kind, plan, int mode)
     cdef attach(self, bytes head, int kind)

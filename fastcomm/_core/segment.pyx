@@ -290,7 +290,7 @@ cdef class Segment:
             self.open_fds(plan is not None, mode)
             self.enter_gate()
             try:
-                if self.is_current():
+                if self.is_current() and not self.finish_unlink():
                     break
             except BaseException:
                 self.leave_gate()
@@ -343,6 +343,18 @@ cdef class Segment:
         except FileNotFoundError:
             return False
         return (mine.st_dev, mine.st_ino) == (named.st_dev, named.st_ino)
+
+    cdef bint finish_unlink(self) except -1:
+        """Remove the file if somebody died between saying so and doing it: it must not be joined any more."""
+        cdef fc_header_t header
+        cdef bytes head = os.pread(self.lock_fd, sizeof(fc_header_t), 0)
+        if len(head) < <Py_ssize_t>sizeof(fc_header_t):
+            return False
+        memcpy(&header, <const char *>head, sizeof(fc_header_t))
+        if header.magic != FC_MAGIC or header.abi_version != FC_ABI_VERSION or header.state != FC_SEGMENT_UNLINKED:
+            return False
+        os.unlink(self.path)
+        return True
 
     cdef attach_or_create(self, int kind, plan, int mode):
         head = os.pread(self.lock_fd, sizeof(fc_header_t), 0)
