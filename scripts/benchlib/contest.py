@@ -33,7 +33,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Contender:
-    """`measure()` is one block. `waiting`: a receiver "spins", "sleeps" or "polls"; "" if there is no wait."""
+    """`measure()` is one block. `waiting`: a receiver "spins", "sleeps" or "polls"; "" if none waits."""
 
     name: str
     waiting: str
