@@ -1,8 +1,8 @@
 """Sleeping in asyncio: coroutines wait until a byte arrives in a FIFO, level-triggered, without a thread.
 
-The FIFO belongs to one participant of a segment. Whoever makes true what it waits for sees its flag in the segment and
-writes a byte (fastcomm/_core/wait.pyx has the argument). A byte may come when nobody waits any more, and one byte may stand for
-several records: state is the truth, the byte is a hint.
+The FIFO belongs to one participant of a segment. Whoever makes true what it waits for sees its flag in the
+segment and writes a byte (fastcomm/_core/wait.pyx has the argument). A byte may come when nobody waits any
+more, and one byte may stand for several records: state is the truth, the byte is a hint.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ class Deadline:
 
     def __init__(self, seconds: float | None) -> None:
         if seconds is not None and not seconds >= 0:
-            raise ValueError(f"timeout is {seconds!r}; it must be None (wait for ever) or a number of seconds >= 0")
+            raise ValueError(
+                f"timeout is {seconds!r}; it must be None (wait for ever) or a number of seconds >= 0"
+            )
         self.started = time.monotonic()
         self.seconds = seconds
 
@@ -57,7 +59,9 @@ class Doorbell:
             return
         if self._loop is not None and not self._loop.is_closed():
             if self._waiters:
-                raise RuntimeError("coroutines of another running event loop wait on this handle; open a handle per loop")
+                raise RuntimeError(
+                    "coroutines of another running event loop wait on this handle; open a handle per loop"
+                )
             self._loop.remove_reader(self._fd)
         loop.add_reader(self._fd, self.rest)
         self._loop = loop
@@ -75,7 +79,10 @@ class Doorbell:
                 future.set_result(None)
 
     async def wait(self, seconds: float | None) -> None:
-        """Return when the bell rang, or after `seconds`, or after SLICE_SECONDS. The caller has called attach()."""
+        """Return when the bell rang, or after `seconds`, or after SLICE_SECONDS.
+
+        The caller has called attach().
+        """
         assert self._loop is not None
         future: asyncio.Future[None] = self._loop.create_future()
         self._waiters.add(future)
@@ -91,10 +98,8 @@ class Doorbell:
     def wake(self) -> None:
         """Make every waiter look again, from any thread."""
         if self._fd >= 0:
-            try:
+            with suppress(BlockingIOError):  # full: it has been rung
                 os.write(self._fd, b"\0")
-            except BlockingIOError:
-                pass
 
     def close(self) -> None:
         """Wake every waiter and close the FIFO, from any thread."""

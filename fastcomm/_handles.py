@@ -1,7 +1,8 @@
 """Live handles of this process, and what happens to them when it forks or ends.
 
-A process that ends without closing a handle would look as if it had died; so handles are closed at exit, also in a child
-of multiprocessing, which skips `atexit`. In the child of a fork the parent's handles are told to forget what is the parent's.
+A process that ends without closing a handle would look as if it had died; so handles are closed at exit, also
+in a child of multiprocessing, which skips `atexit`. In the child of a fork the parent's handles are told to
+forget what is the parent's.
 """
 
 import atexit

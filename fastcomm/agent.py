@@ -26,11 +26,12 @@ MAX_PENDING = 4096  # messages that a waiting publish takes out of its own inbox
 class AgentStats(NamedTuple):
     """Counters of one agent since it joined, and its inbox now.
 
-    published: messages sent; delivered: inboxes that they reached; received: taken out of the inbox; bytes_in, bytes_out: of
-    their records; misdirected: sent to an agent that left at that moment; unwanted: received for a subscription that had been
-    cancelled meanwhile, and dropped; pending: taken from the inbox while a publish waited, and not received yet.
-    depth: bytes that wait in the inbox, of capacity. aborted: unfinished messages of dead publishers that were skipped;
-    discarded: what earlier holders of this inbox left unread; stale: what was meant for them and came later.
+    published: messages sent; delivered: inboxes that they reached; received: taken out of the inbox;
+    bytes_in, bytes_out: of their records; misdirected: sent to an agent that left at that moment; unwanted:
+    received for a subscription that had been cancelled meanwhile, and dropped; pending: taken from the inbox
+    while a publish waited, and not received yet. depth: bytes that wait in the inbox, of capacity. aborted:
+    unfinished messages of dead publishers that were skipped; discarded: what earlier holders of this inbox
+    left unread; stale: what was meant for them and came later.
     """
 
     published: int
@@ -57,7 +58,10 @@ class Subscription:
         self._index: int | None = index
 
     def unsubscribe(self) -> None:
-        """Stop: what is still in the inbox for this pattern alone is dropped, and counted. Again is harmless."""
+        """Stop: what is still in the inbox for this pattern alone is dropped, and counted.
+
+        Again is harmless.
+        """
         self.agent._unsubscribe(self)
 
     def __enter__(self) -> Subscription:
@@ -67,16 +71,17 @@ class Subscription:
         self.unsubscribe()
 
     def __repr__(self) -> str:
-        return f"<Subscription of {self.agent.name!r} to {self.pattern!r}{'' if self._index is not None else ', cancelled'}>"
+        state = "" if self._index is not None else ", cancelled"
+        return f"<Subscription of {self.agent.name!r} to {self.pattern!r}{state}>"
 
 
 class Agent(Port):
     """A member of a bus; Bus.join() and connect() make it.
 
-    Thread safety: threads may share an agent. Process safety: an agent is of one process; in the child of a fork it
-    joins anew at its first use, as ``name.pid`` and without subscriptions. Pickle the Bus, not the agent.
-    When a peer is killed: its committed messages arrive, its unfinished one is skipped and counted, its subscriptions go
-    within a second while any agent is in a call, and its name is free again.
+    Thread safety: threads may share an agent. Process safety: an agent is of one process; in the child of a
+    fork it joins anew at its first use, as ``name.pid`` and without subscriptions. Pickle the Bus, not the
+    agent. When a peer is killed: its committed messages arrive, its unfinished one is skipped and counted,
+    its subscriptions go within a second while any agent is in a call, and its name is free again.
     """
 
     def __init__(self, bus: Bus, name: str | None) -> None:
@@ -119,13 +124,13 @@ class Agent(Port):
         self._inbox = inbox
         return inbox
 
-    # -------------------------------------------------------------------------------------------------- subscribe --
+    # --------------------------------------------------------------------------------------------- subscribe
 
     def subscribe(self, pattern: str) -> Subscription:
         """Receive what is published to subjects that match `pattern`; when this returns publishers see it.
 
-        NATS's grammar: tokens between dots; ``*`` is one whole token, ``>`` one or more last tokens. A message that several
-        patterns of an agent match is received once. InvalidSubjectError, TableFullError.
+        NATS's grammar: tokens between dots; ``*`` is one whole token, ``>`` one or more last tokens. A
+        message that several patterns of an agent match is received once. InvalidSubjectError, TableFullError.
         """
         check_pattern(pattern)
         self._check_usable()
@@ -201,10 +206,11 @@ class Agent(Port):
     def _check_subscribers_deadline(self, subject: str, n: int, count: int, deadline: Deadline) -> None:
         if deadline.left() == 0:
             raise RequestTimeoutError(
-                f"{count} of {n} agents subscribed to {subject!r} on {self.bus.name!r} within {deadline.seconds} s"
+                f"{count} of {n} agents subscribed to {subject!r} on {self.bus.name!r} within "
+                f"{deadline.seconds} s"
             )
 
-    # ---------------------------------------------------------------------------------------------------- asyncio --
+    # ----------------------------------------------------------------------------------------------- asyncio
 
     def _bell(self) -> Doorbell:
         self._check_usable()
@@ -213,7 +219,10 @@ class Agent(Port):
         return self._doorbell
 
     async def receive_async(self, timeout: float | None = None) -> Message:
-        """receive() for asyncio: waits on a file descriptor, without a thread. A cancelled call has taken nothing."""
+        """receive() for asyncio: waits on a file descriptor, without a thread.
+
+        A cancelled call has taken nothing.
+        """
         deadline = Deadline(timeout)
         while (message := self.try_receive()) is None:
             if deadline.left() == 0:
@@ -235,7 +244,10 @@ class Agent(Port):
         return messages
 
     async def publish_async(self, subject: str, data: Any, *, timeout: float | None = None) -> int:
-        """publish() for asyncio: a full inbox does not hold up the event loop. Cancelled, it may have reached some inboxes."""
+        """publish() for asyncio: a full inbox does not hold up the event loop.
+
+        Cancelled, it may have reached some inboxes.
+        """
         deadline = Deadline(timeout)
         reached, delivery = self._begin(subject, data)
         if delivery is None:
@@ -250,9 +262,11 @@ class Agent(Port):
         return delivery.reached
 
     def fileno(self) -> int:
-        """A descriptor that is readable while there may be messages, for select(), poll() and event loops of others.
+        """A descriptor that is readable while there may be messages, for select(), poll() and event loops of
+        others.
 
-        Level-triggered. When it is readable call try_receive() until it gives None; that None rests the descriptor.
+        Level-triggered. When it is readable call try_receive() until it gives None; that None rests the
+        descriptor.
         """
         bell = self._bell()
         self._inbox._watch()
@@ -280,7 +294,7 @@ class Agent(Port):
                 return
             yield message
 
-    # --------------------------------------------------------------------------------------- what Port asks about --
+    # ---------------------------------------------------------------------------------- what Port asks about
 
     def _ring_consumers(self, owners: list[int]) -> None:
         for owner in owners:
@@ -292,7 +306,7 @@ class Agent(Port):
     def _describe_agent(self, owner: int) -> str:
         return self.bus._describe(owner - 1)
 
-    # ----------------------------------------------------------------------------------------------- fork and end --
+    # ------------------------------------------------------------------------------------------ fork and end
 
     @property
     def closed(self) -> bool:
@@ -320,7 +334,8 @@ class Agent(Port):
             self._doorbell = None
 
     def close(self) -> None:
-        """Leave the bus; again is harmless. What the inbox still holds is discarded and counted; waiting threads get ClosedError.
+        """Leave the bus; again is harmless. What the inbox still holds is discarded and counted; waiting
+        threads get ClosedError.
 
         The last agent to leave removes the bus's segment.
         """
@@ -388,7 +403,9 @@ class _Inbox(_InboxView):
 
     def _why_empty(self, seconds: float) -> str:
         others = len(self._bus._segment.taken_slots()) - 1
-        return f"no message came within {seconds:.3g} s; {others} other agents are on the bus {self._bus.name!r}"
+        return (
+            f"no message came within {seconds:.3g} s; {others} other agents are on the bus {self._bus.name!r}"
+        )
 
     def _housekeep(self, for_room: bool) -> None:
         bus = self._bus
@@ -399,7 +416,8 @@ class _Inbox(_InboxView):
         # Agents of this process are peers too.
         if not any(slot != self._slot and bus._segment.alive(slot) for slot in bus._segment.taken_slots()):
             raise PeerDiedError(
-                f"no message came, and nobody else is left on {bus.name!r}; {deaths - self._deaths_seen} agents were killed since "
+                f"no message came, and nobody else is left on {bus.name!r}; {deaths - self._deaths_seen} "
+                "agents were killed since "
                 f"this one looked, the last was pid {pid}",
                 pid=pid,
             )

@@ -44,7 +44,10 @@ MAX_RECORD_CELLS = 65535  # FC_MAX_RECORD_CELLS
 
 
 class AgentInfo(NamedTuple):
-    """An agent as others see it. `depth` of `capacity` bytes wait in its inbox; `alive` False: killed, not yet reaped."""
+    """An agent as others see it.
+
+    `depth` of `capacity` bytes wait in its inbox; `alive` False: killed, not yet reaped.
+    """
 
     name: str
     pid: int
@@ -55,7 +58,10 @@ class AgentInfo(NamedTuple):
 
 
 class _Limits(NamedTuple):
-    """What a bus is created with, as its segment's parameters say it. `stride`: bytes from one inbox to the next."""
+    """What a bus is created with, as its segment's parameters say it.
+
+    `stride`: bytes from one inbox to the next.
+    """
 
     max_agents: int
     cells: int
@@ -66,8 +72,9 @@ class _Limits(NamedTuple):
 class Bus:
     """Agents of one host that publish to subjects, over one shared memory segment, without a broker.
 
-    ``Bus.open(name)`` opens or creates it; ``bus.join(name)`` makes an Agent. The last agent to leave removes the segment.
-    Thread safety: yes. After a fork the child may go on using it. Pickles by name: an unpickled Bus opens the same segment.
+    ``Bus.open(name)`` opens or creates it; ``bus.join(name)`` makes an Agent. The last agent to leave removes
+    the segment. Thread safety: yes. After a fork the child may go on using it. Pickles by name: an unpickled
+    Bus opens the same segment.
     """
 
     name: str
@@ -98,11 +105,12 @@ class Bus:
     ) -> Bus:
         """Open the bus `name`, made first if there is none and `create` is true (else SegmentNotFoundError).
 
-        max_agents: 128 unless said, up to 4,094. inbox_bytes: shared memory for each inbox with its control words, 32,768 unless said,
-        rounded up to a power of two; what an agent has not received yet takes its room, and a message at most a quarter of it, 4 MiB at most.
-        max_subscriptions: of all agents, 16 for each unless said. BusMismatchError if a bus that is in use has other
-        limits than those given. A bus whose agents are all dead is taken over. mode: of the file, 0o660 to share it with a
-        group; directory: another tmpfs than /dev/shm or FASTCOMM_DIR; uid: of the bus's creator, if that is another user.
+        max_agents: 128 unless said, up to 4,094. inbox_bytes: shared memory for each inbox with its control
+        words, 32,768 unless said, rounded up to a power of two; what an agent has not received yet takes its
+        room, and a message at most a quarter of it, 4 MiB at most. max_subscriptions: of all agents, 16 for
+        each unless said. BusMismatchError if a bus that is in use has other limits than those given. A bus
+        whose agents are all dead is taken over. mode: of the file, 0o660 to share it with a group; directory:
+        another tmpfs than /dev/shm or FASTCOMM_DIR; uid: of the bus's creator, if that is another user.
         ShmFullError: the tables' pages are reserved now, an inbox's when its agent joins.
         """
         self = cls()
@@ -115,12 +123,14 @@ class Bus:
         self._open()
         return self
 
-    # ------------------------------------------------------------------------------------------------ the segment --
+    # ------------------------------------------------------------------------------------------- the segment
 
     def _open(self) -> None:
         while True:
             plan = (lambda: _plan(self._wanted)) if self._create else None
-            segment, created = Segment.open(self._path, name=self.name, kind=KIND_BUS, plan=plan, mode=self._mode)
+            segment, created = Segment.open(
+                self._path, name=self.name, kind=KIND_BUS, plan=plan, mode=self._mode
+            )
             with entered(segment):
                 if created:
                     segment.publish()
@@ -143,7 +153,9 @@ class Bus:
             or agents[1] < limits.max_agents * AGENT_BYTES
             or subscriptions[1] < SubscriptionTable.bytes_needed(limits.max_subscriptions)
         ):
-            raise CorruptSegmentError(f"the parameters of the bus {self.name!r} ({limits}) contradict its sections; unlink it")
+            raise CorruptSegmentError(
+                f"the parameters of the bus {self.name!r} ({limits}) contradict its sections; unlink it"
+            )
         self._inboxes_at = offset
         self._agent_table = AgentTable(segment.memory(*agents))
         self._subscriptions = SubscriptionTable(
@@ -151,7 +163,10 @@ class Bus:
         )
 
     def _take_over(self) -> bool:
-        """Under the gate of a bus that was there. False: it was removed, since all its agents are dead and it has other limits."""
+        """Under the gate of a bus that was there.
+
+        False: it was removed, since all its agents are dead and it has other limits.
+        """
         self._repair_and_reap()
         asked = dict(zip(("max_agents", "inbox_bytes", "max_subscriptions"), self._asked, strict=True))
         have = self._limits
@@ -170,7 +185,8 @@ class Bus:
             self._segment.unlink()
             return False
         raise BusMismatchError(
-            f"the bus {self.name!r} exists with other limits: {'; '.join(differing)}. Open it with its own, or without any"
+            f"the bus {self.name!r} exists with other limits: {'; '.join(differing)}. Open it with its own, "
+            "or without any"
         )
 
     def _enter(self) -> Segment:
@@ -196,7 +212,10 @@ class Bus:
 
     @contextmanager
     def _changing_tables(self, *, reap: bool = True) -> Iterator[None]:
-        """The block changes tables, under the gate. If it is killed, the next to enter the gate finds `mutating` set."""
+        """The block changes tables, under the gate.
+
+        If it is killed, the next to enter the gate finds `mutating` set.
+        """
         segment = self._segment
         segment.enter_gate()
         try:
@@ -211,7 +230,7 @@ class Bus:
         finally:
             segment.leave_gate()
 
-    # ---------------------------------------------------------------------------------------------------- inboxes --
+    # ----------------------------------------------------------------------------------------------- inboxes
 
     def _inbox_memory(self, slot: int) -> memoryview:
         return self._segment.memory(self._inboxes_at + slot * self._limits.stride, self._limits.stride)
@@ -221,7 +240,11 @@ class Bus:
 
     def _used_inboxes(self) -> list[_InboxView]:
         """Those that were ever laid out; the pages of the others must not be touched."""
-        return [self._inbox(slot) for slot in range(self._limits.max_agents) if self._agent_table.initialised(slot)]
+        return [
+            self._inbox(slot)
+            for slot in range(self._limits.max_agents)
+            if self._agent_table.initialised(slot)
+        ]
 
     def _prepare_inbox(self, slot: int) -> None:
         """Under the gate: reserve the pages of an inbox, and lay it out if it never was."""
@@ -232,7 +255,8 @@ class Bus:
             self._agent_table.set_initialised(slot)
 
     def _retire(self, slot: int) -> None:
-        """Under the gate: an agent left or died. Its inbox takes nothing more, the pages of its data are given back.
+        """Under the gate: an agent left or died. Its inbox takes nothing more, the pages of its data are
+        given back.
 
         Those of the control words stay: publishers that were on their way, and reapers, still look at them.
         """
@@ -243,7 +267,7 @@ class Bus:
             self._segment.punch(offset + control_words, self._limits.stride - control_words)
         inbox._wake_all()
 
-    # ---------------------------------------------------------------------------------------------------- the dead --
+    # ---------------------------------------------------------------------------------------------- the dead
 
     def _repair_and_reap(self) -> None:
         """Under the gate."""
@@ -280,15 +304,19 @@ class Bus:
             segment.free(slot)
 
     def _housekeep(self, waits_for: int | None = None) -> None:
-        """See to the dead when that is due, or at once if the agent in slot `waits_for` is among them. Does not wait."""
+        """See to the dead when that is due, or at once if the agent in slot `waits_for` is among them.
+
+        Does not wait.
+        """
         segment = self._segment
         segment.check_vanished()
-        if (waits_for is not None and not segment.alive(waits_for)) or (segment.scan_is_due() and segment.dead_slots()):
-            if segment.try_enter_gate():
-                try:
-                    self._repair_and_reap()
-                finally:
-                    segment.leave_gate()
+        its_dead = waits_for is not None and not segment.alive(waits_for)
+        some_dead = its_dead or (segment.scan_is_due() and segment.dead_slots())
+        if some_dead and segment.try_enter_gate():
+            try:
+                self._repair_and_reap()
+            finally:
+                segment.leave_gate()
 
     def _ring_everybody(self) -> None:
         """Wake all who wait for a change of the tables."""
@@ -301,12 +329,13 @@ class Bus:
             return f"agent {slot}"
         return f"agent {self._agent_table.name(slot)!r}, {self._segment.describe(slot)}"
 
-    # ------------------------------------------------------------------------------------------------ what users do --
+    # ----------------------------------------------------------------------------------------- what users do
 
     def join(self, name: str | None = None) -> Agent:
         """Become an agent of the bus under that name, 1 to 80 bytes of UTF-8; None: ``pid-N``.
 
-        NameTakenError if a live agent has it (a dead one's is free), TableFullError if `max_agents` are there, ShmFullError.
+        NameTakenError if a live agent has it (a dead one's is free), TableFullError if `max_agents` are
+        there, ShmFullError.
         """
         from fastcomm.agent import Agent
 
@@ -319,7 +348,9 @@ class Bus:
         name = _agent_name(name, living)
         if name in living:
             pid = segment.pid_of(living[name])
-            raise NameTakenError(f"the bus {self.name!r} has an agent {name!r} already, in process {pid}", pid=pid)
+            raise NameTakenError(
+                f"the bus {self.name!r} has an agent {name!r} already, in process {pid}", pid=pid
+            )
         slot = segment.join()
         try:
             segment.mutating = True
@@ -340,7 +371,12 @@ class Bus:
     def _info(self, slot: int) -> AgentInfo:
         inbox, segment = self._inbox(slot), self._segment
         return AgentInfo(
-            self._agent_table.name(slot), segment.pid_of(slot), slot, segment.alive(slot), inbox.depth, inbox.capacity
+            self._agent_table.name(slot),
+            segment.pid_of(slot),
+            slot,
+            segment.alive(slot),
+            inbox.depth,
+            inbox.capacity,
         )
 
     @property
@@ -363,7 +399,10 @@ class Bus:
             segment.leave_gate()
 
     def close(self) -> None:
-        """Close the agents that joined through this handle, and the handle; again is harmless. An unused bus is removed."""
+        """Close the agents that joined through this handle, and the handle; again is harmless.
+
+        An unused bus is removed.
+        """
         if self._closed:
             return
         for agent in list(self._agents):
@@ -422,7 +461,9 @@ class _InboxView(Ring):
 
 
 def connect(bus: str, name: str | None = None, **join_options: Any) -> Agent:
-    """``Bus.open(bus).join(name)``, for a process that is one agent; closing the agent closes the bus handle too."""
+    """``Bus.open(bus).join(name)``, for a process that is one agent; closing the agent closes the bus handle
+    too.
+    """
     opened = Bus.open(bus)
     try:
         agent = opened.join(name, **join_options)
@@ -445,10 +486,19 @@ def _open_path(name: str, path: str) -> Bus:
 def _agent_name(name: str | None, taken: dict[str, int]) -> str:
     if name is None:
         base = f"pid-{os.getpid()}"
-        return next(free for n in range(len(taken) + 1) if (free := base if n == 0 else f"{base}-{n + 1}") not in taken)
-    if not 1 <= len(name.encode("utf-8", "surrogatepass")) <= MAX_AGENT_NAME or "\0" in name or not name.isprintable():
+        return next(
+            free
+            for n in range(len(taken) + 1)
+            if (free := base if n == 0 else f"{base}-{n + 1}") not in taken
+        )
+    if (
+        not 1 <= len(name.encode("utf-8", "surrogatepass")) <= MAX_AGENT_NAME
+        or "\0" in name
+        or not name.isprintable()
+    ):
         raise InvalidNameError(
-            f"the agent's name {name[:100]!r} has {len(name)} characters; a name has 1 to {MAX_AGENT_NAME} bytes of printable UTF-8"
+            f"the agent's name {name[:100]!r} has {len(name)} characters; a name has 1 to {MAX_AGENT_NAME} "
+            "bytes of printable UTF-8"
         )
     return name
 
@@ -471,7 +521,7 @@ def _limits(max_agents: int | None, inbox_bytes: int | None, max_subscriptions: 
 
 
 def _plan(limits: _Limits) -> tuple[int, list[tuple[int, int]], int, list[int]]:
-    """Header page, participants, agents, subscriptions; then the inboxes, reserved one by one as agents join."""
+    """Header page, participants, agents, subscriptions; then the inboxes, reserved as agents join."""
     sizes = (
         limits.max_agents * PARTICIPANT_BYTES,
         limits.max_agents * AGENT_BYTES,

@@ -89,11 +89,19 @@ class RingBuffer(Ring):
         shape = [cells, int(producers == "one")]
         while True:
             segment, created = Segment.open(
-                segment_path(name, directory), name=name, kind=KIND_RING, plan=lambda: _plan(*shape), mode=mode
+                segment_path(name, directory),
+                name=name,
+                kind=KIND_RING,
+                plan=lambda: _plan(*shape),
+                mode=mode,
             )
             with entered(segment):
                 if created:
-                    Ring.format(segment.memory(*segment.section(SECTION_RING)), cells=cells, one_producer=shape[1] == 1)
+                    Ring.format(
+                        segment.memory(*segment.section(SECTION_RING)),
+                        cells=cells,
+                        one_producer=shape[1] == 1,
+                    )
                     segment.publish()
                 if created or cls._adopt(segment, shape):
                     return cls._join(segment)
@@ -184,7 +192,8 @@ class RingBuffer(Ring):
             consumer, consumer_deaths = self._consumer()
             if not consumer and consumer_deaths != self._consumer_deaths_seen:
                 raise PeerDiedError(
-                    f"{self.name!r} is full and its consumer was killed (last killed: pid {pid}); attach a new one", pid=pid
+                    f"{self.name!r} is full and its consumer was killed (last killed: pid {pid}); attach a new one",
+                    pid=pid,
                 )
         elif deaths != self._deaths_seen and not segment.others_alive():
             raise PeerDiedError(
@@ -268,7 +277,9 @@ class RingBuffer(Ring):
                     await self._room_async(memoryview(records[done]).nbytes, deadline)
                 except Full as full:
                     raise Full(
-                        f"{done} of {len(records)} records were sent; {full}", delivered=done, missing=len(records) - done
+                        f"{done} of {len(records)} records were sent; {full}",
+                        delivered=done,
+                        missing=len(records) - done,
                     ) from None
         return done
 

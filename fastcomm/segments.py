@@ -15,14 +15,21 @@ _FILE = re.compile(r"fastcomm\.\d+\.[0-9a-f]{16}")
 
 
 def segment_path(name: str, directory: str | os.PathLike[str] | None = None, uid: int | None = None) -> str:
-    """The file of a segment. `directory` None: FASTCOMM_DIR, else /dev/shm. `uid`: its creator's, None for this process's."""
-    folder = os.fspath(directory) if directory is not None else os.environ.get("FASTCOMM_DIR") or DEFAULT_DIRECTORY
+    """The file of a segment.
+
+    `directory` None: FASTCOMM_DIR, else /dev/shm. `uid`: its creator's, None for this process's.
+    """
+    folder = (
+        os.fspath(directory) if directory is not None else os.environ.get("FASTCOMM_DIR") or DEFAULT_DIRECTORY
+    )
     return os.path.join(folder, file_name(name, uid))
 
 
 @contextmanager
 def entered(segment: Segment) -> Iterator[Segment]:
-    """For a segment just opened, whose gate is ours: leave it at the end; if the block fails, close the segment too."""
+    """For a segment just opened, whose gate is ours: leave it at the end; if the block fails, close the
+    segment too.
+    """
     try:
         yield segment
     except BaseException:
@@ -47,15 +54,18 @@ class SegmentInfo(NamedTuple):
 
 def list_segments(directory: str | os.PathLike[str] | None = None) -> list[SegmentInfo]:
     """The segments in a directory, of every user whose files can be read; disturbs nobody."""
-    folder = os.fspath(directory) if directory is not None else os.environ.get("FASTCOMM_DIR") or DEFAULT_DIRECTORY
+    folder = (
+        os.fspath(directory) if directory is not None else os.environ.get("FASTCOMM_DIR") or DEFAULT_DIRECTORY
+    )
     paths = (os.path.join(folder, entry) for entry in sorted(os.listdir(folder)) if _FILE.fullmatch(entry))
     return [SegmentInfo(**found) for found in map(inspect, paths) if found is not None]
 
 
 def clean_segments(directory: str | os.PathLike[str] | None = None) -> list[str]:
-    """Remove the segments whose participants are all dead, and their doorbell FIFOs; returns the paths removed.
+    """Remove the segments whose participants are all dead, and their doorbell FIFOs; returns the paths
+    removed.
 
-    Safe beside running programs: it takes each segment's gate, as everybody does who joins. Unread records of a ring go
-    with it; RingBuffer.attach() would read them.
+    Safe beside running programs: it takes each segment's gate, as everybody does who joins. Unread records of
+    a ring go with it; RingBuffer.attach() would read them.
     """
     return [info.path for info in list_segments(directory) if remove_if_dead(info.path)]

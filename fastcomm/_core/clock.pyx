@@ -1,11 +1,15 @@
-"""The clock of every time-out and time stamp: CLOCK_MONOTONIC, the same in all processes of a host. Never the wall clock."""
+"""The clock of every time-out and time stamp:
+
+CLOCK_MONOTONIC, the same in all processes of a host. Never the wall clock.
+"""
 
 from libc.stdint cimport int64_t
 
 from fastcomm._core.futex cimport fc_monotonic_ns
 
 cdef enum:
-    FOR_EVER = 1_000_000_000    # seconds from which a time-out is none: 31 years, and far from where 64 bits end
+    # seconds from which a time-out is none: 31 years, and far from where 64 bits end
+    FOR_EVER = 1_000_000_000
 
 
 cdef int64_t deadline_of(object timeout) except -2:
@@ -15,7 +19,9 @@ cdef int64_t deadline_of(object timeout) except -2:
         return -1
     seconds = timeout
     if not seconds >= 0:    # NaN too
-        raise ValueError(f"timeout is {timeout!r}; it must be None (wait for ever) or a number of seconds >= 0")
+        raise ValueError(
+            f"timeout is {timeout!r}; it must be None (wait for ever) or a number of seconds >= 0"
+        )
     return fc_monotonic_ns() + <int64_t>(seconds * 1e9) if seconds < FOR_EVER else -1
 
 

@@ -1,41 +1,44 @@
-"""The ring's protocol: records of bytes from one or many producers to one consumer, lock-free, exact when any of them is killed.
+"""The ring's protocol: records of bytes from one or many producers to one consumer, lock-free, exact when any
+of them is killed.
 
-Memory: control words (fc_ring_t), one header word for each cell, the cells (64 bytes each); see include/fc_layout.h. Data
-and control words are apart, so no payload can be mistaken for a header. A record is a run of cells that does not cross the
-end: an 8-byte prefix (fc_record_prefix_t), then the payload.
+Memory: control words (fc_ring_t), one header word for each cell, the cells (64 bytes each); see
+include/fc_layout.h. Data and control words are apart, so no payload can be mistaken for a header. A record is
+a run of cells that does not cross the end: an 8-byte prefix (fc_record_prefix_t), then the payload.
 
-Claim. The tail word holds the last claim: its end, its owner, its length. A producer first HELPS: it makes sure that the
-last claim's header says WRITING(owner, length); then it moves the tail over its own cells with one CAS. So at any time at
-most the last claim lacks its header, and the tail word says whose it is: a dead producer's claim is known exactly, with no
-time-out and no guess. A record that does not fit before the end is preceded by a PAD claim over the rest.
+Claim. The tail word holds the last claim: its end, its owner, its length. A producer first HELPS: it makes
+sure that the last claim's header says WRITING(owner, length); then it moves the tail over its own cells with
+one CAS. So at any time at most the last claim lacks its header, and the tail word says whose it is: a dead
+producer's claim is known exactly, with no time-out and no guess. A record that does not fit before the end is
+preceded by a PAD claim over the rest.
 
-Commit. Write the data, tag the interior cells, then CAS the header to COMMITTED. The CAS fails only where the header says
-ABORTED: this process was taken for dead.
+Commit. Write the data, tag the interior cells, then CAS the header to COMMITTED. The CAS fails only where the
+header says ABORTED: this process was taken for dead.
 
-Batch. One claim for several records: the inner headers are stored first, from the last to the second, the first header flips
-last; until then it says WRITING with the whole length.
+Batch. One claim for several records: the inner headers are stored first, from the last to the second, the
+first header flips last; until then it says WRITING with the whole length.
 
-Consume. At the head: COMMITTED is read, PAD and ABORTED are skipped, a claim without a header is helped, WRITING by a dead
-owner is CASed to ABORTED: read the word, THEN probe the owner, then CAS exactly that word, so that a claim made after
-the probe is never hit.
+Consume. At the head: COMMITTED is read, PAD and ABORTED are skipped, a claim without a header is helped,
+WRITING by a dead owner is CASed to ABORTED: read the word, THEN probe the owner, then CAS exactly that word,
+so that a claim made after the probe is never hit.
 
-Why a helper may sleep at its worst place. Between its second look at the tail and its CAS the helper H holds a header word w
-that was not of that claim's lap. While the claim is the last one and unheaded the CAS is right. Otherwise the header has been
-written since, and its tag differs from w's, until the 36-bit position has gone round a whole period (tens of minutes at full
-speed): H asleep for exactly that long could find w again and write WRITING(somebody) into a cell that is not claimed, or is
-claimed by another. No harm comes of it: a consumer that finds WRITING at head == tail takes it for nothing there; help()
-compares owner and length, not only the tag, and corrects the word; commit replaces any word but ABORTED; and the consumer
-aborts only a word whose owner and length agree with the tail's if it is the last claim. A consumer as the helper never
-meets this: nothing goes round while it sleeps.
+Why a helper may sleep at its worst place. Between its second look at the tail and its CAS the helper H holds
+a header word w that was not of that claim's lap. While the claim is the last one and unheaded the CAS is
+right. Otherwise the header has been written since, and its tag differs from w's, until the 36-bit position
+has gone round a whole period (tens of minutes at full speed): H asleep for exactly that long could find w
+again and write WRITING(somebody) into a cell that is not claimed, or is claimed by another. No harm comes of
+it: a consumer that finds WRITING at head == tail takes it for nothing there; help() compares owner and
+length, not only the tag, and corrects the word; commit replaces any word but ABORTED; and the consumer aborts
+only a word whose owner and length agree with the tail's if it is the last claim. A consumer as the helper
+never meets this: nothing goes round while it sleeps.
 
-Interior cells get the tag of their lap each time, so no header word is older than one lap (but for those of a dead
-claimer, one lap each), and "not this lap's tag" always means "not written in this lap". One store of 8 bytes for 64 bytes
-of data is cheap; doing it only once per period was not measurably faster.
+Interior cells get the tag of their lap each time, so no header word is older than one lap (but for those of a
+dead claimer, one lap each), and "not this lap's tag" always means "not written in this lap". One store of 8
+bytes for 64 bytes of data is cheap; doing it only once per period was not measurably faster.
 
 Positions are counted modulo 2^36 in cells; head and tail start at `cells`, one lap in.
 
-Thread safety: the functions keep all they know in a ring_t, which one thread uses at a time; two ring_t of one owner may be
-used at once. Process safety: any number of producers, one consumer.
+Thread safety: the functions keep all they know in a ring_t, which one thread uses at a time; two ring_t of
+one owner may be used at once. Process safety: any number of producers, one consumer.
 
 Pairs of accesses (SYNC names are explained in README.md):
   SYNC record-committed   ring_commit -> ring_peek, header words
@@ -56,7 +59,7 @@ cdef enum:
     MAX_LOOKS = 1 << 20    # a head that is stale this often while the tail stands still is corrupt
 
 
-# ---------------------------------------------------------------------------------------------------------- words --
+# ----------------------------------------------------------------------------------------------------- words
 
 cdef inline uint64_t tail_word(uint64_t position, uint32_t owner, uint32_t length) noexcept nogil:
     return (position << 28) | (<uint64_t>owner << 16) | length
@@ -78,7 +81,18 @@ cdef inline uint32_t tag_of(ring_t *ring, uint64_t position) noexcept nogil:
     return <uint32_t>(position >> ring.log2_cells)
 
 
-cdef inline uint64_t header_word(uint32_t tag, uint32_t owner, uint32_t length, uint32_t state) noexcept nogil:
+cdef inline uint64_t tail_start(uint64_t tail) noexcept nogil:
+    """The first cell of the last claim."""
+    return (tail_position(tail) - tail_length(tail)) & FC_POS_MASK
+
+
+cdef inline uint64_t tail_after(ring_t *ring, uint64_t position, uint32_t length) noexcept nogil:
+    """The tail word when we have claimed `length` cells from `position` on."""
+    return tail_word((position + length) & FC_POS_MASK, ring.owner, length)
+
+
+cdef inline uint64_t header_word(uint32_t tag, uint32_t owner, uint32_t length,
+                                 uint32_t state) noexcept nogil:
     return (<uint64_t>tag << 32) | (<uint64_t>owner << 20) | (<uint64_t>length << 4) | state
 
 
@@ -107,19 +121,22 @@ cdef inline int64_t distance(uint64_t ahead, uint64_t behind) noexcept nogil:
     return (<int64_t>((ahead - behind) << 28)) >> 28
 
 
-# ---------------------------------------------------------------------------------------------------------- claim --
+# ----------------------------------------------------------------------------------------------------- claim
 
 cdef void help_last_claim(ring_t *ring, uint64_t tail) noexcept nogil:
-    """Make sure that the claim which `tail` describes bears its header, or that `tail` is no longer the last claim."""
+    """Make sure that the claim which `tail` describes bears its header, or that `tail` is no longer the last
+    claim.
+    """
     cdef uint32_t length = tail_length(tail)
     cdef uint64_t start, header, writing
     if length == 0:
         return
-    start = (tail_position(tail) - length) & FC_POS_MASK
+    start = tail_start(tail)
     # SYNC claim-headed: acquire, so that our CAS of the tail publishes a header which somebody else wrote.
     header = fc_load_acquire_u64(header_at(ring, start))
     writing = header_word(tag_of(ring, start), tail_owner(tail), length, FC_WRITING)
-    if header_tag(header) == tag_of(ring, start) and (header_state(header) != FC_WRITING or header == writing):
+    if header_tag(header) == tag_of(ring, start) and (
+            header_state(header) != FC_WRITING or header == writing):
         return
     # The second look: without it a header that was written and consumed since the first would be overwritten.
     if fc_load_acquire_u64(&ring.shared.tail) != tail:
@@ -129,7 +146,10 @@ cdef void help_last_claim(ring_t *ring, uint64_t tail) noexcept nogil:
 
 
 cdef void tag_interior(ring_t *ring, uint64_t position, uint32_t cells) noexcept nogil:
-    """Cells of a record behind its first. Relaxed: nobody reads them in this lap, the next lap's claimers overwrite them."""
+    """Cells of a record behind its first.
+
+    Relaxed: nobody reads them in this lap, the next lap's claimers overwrite them.
+    """
     cdef uint64_t word = header_word(tag_of(ring, position), ring.owner, 0, FC_INTERIOR)
     cdef uint64_t *header = header_at(ring, position)
     cdef uint32_t i
@@ -143,13 +163,15 @@ cdef int settle(ring_t *ring, uint64_t position, uint32_t length, uint32_t state
     cdef uint64_t wanted = header_word(tag_of(ring, position), ring.owner, length, state)
     cdef uint64_t header = fc_load_relaxed_u64(at)
     while not (header_tag(header) == header_tag(wanted) and header_state(header) == FC_ABORTED):
-        # SYNC record-committed: releases the data to ring_peek. seq_cst: it is the write before the look of (B), wait.pyx.
+        # SYNC record-committed: releases the data to ring_peek. seq_cst: it is the write before the look of
+        # (B), wait.pyx.
         if fc_cas_seqcst_u64(at, &header, wanted):
             return RING_OK
     return RING_FENCED
 
 
-cdef size_t records_that_fit(const uint32_t *cells, size_t count, uint64_t room, uint32_t *total) noexcept nogil:
+cdef size_t records_that_fit(const uint32_t *cells, size_t count, uint64_t room,
+                             uint32_t *total) noexcept nogil:
     cdef size_t i
     total[0] = 0
     for i in range(count):
@@ -161,7 +183,8 @@ cdef size_t records_that_fit(const uint32_t *cells, size_t count, uint64_t room,
 
 cdef int ring_claim_run(ring_t *ring, const uint32_t *cells, size_t count, claim_t *claim,
                         size_t *taken) noexcept nogil:
-    """Claim room for as many of the next `count` records as fit in one run, at least one. RING_OK, _FULL or _CLOSED.
+    """Claim room for as many of the next `count` records as fit in one run, at least one. RING_OK, _FULL or
+    _CLOSED.
 
     Wait-free but for other claimers' progress: each retry means that somebody else's claim succeeded.
     """
@@ -177,7 +200,8 @@ cdef int ring_claim_run(ring_t *ring, const uint32_t *cells, size_t count, claim
         position = tail_position(tail)
         to_end = ring.cells - (position & ring.mask)
         head = ring.known_head
-        # Nobody has claimed since we did: then the position has not gone round, and an old head is only too low.
+        # Nobody has claimed since we did: then the position has not gone round, and an old head is only too
+        # low.
         if count > 1 or tail != ring.last_tail or distance(position, head) + to_end + cells[0] > ring.cells:
             # SYNC cells-released: what the consumer read from the freed cells was read before we write there.
             head = fc_load_acquire_u64(&ring.shared.head)
@@ -191,8 +215,7 @@ cdef int ring_claim_run(ring_t *ring, const uint32_t *cells, size_t count, claim
         if taken[0] == 0:
             if cells[0] > to_end and to_end + cells[0] <= free:
                 fc_hook(FC_HOOK_CLAIM_BEFORE_CAS)
-                if fc_cas_acqrel_u64(&ring.shared.tail, &tail, tail_word((position + to_end) & FC_POS_MASK, ring.owner,
-                                                                         <uint32_t>to_end)):
+                if fc_cas_acqrel_u64(&ring.shared.tail, &tail, tail_after(ring, position, <uint32_t>to_end)):
                     fc_hook(FC_HOOK_PAD_BEFORE_HEADER)
                     tag_interior(ring, position, <uint32_t>to_end)
                     if settle(ring, position, <uint32_t>to_end, FC_PAD) != RING_OK:
@@ -203,10 +226,11 @@ cdef int ring_claim_run(ring_t *ring, const uint32_t *cells, size_t count, claim
                 return RING_FULL
             continue
         fc_hook(FC_HOOK_CLAIM_BEFORE_CAS)
-        # SYNC claim-headed: releases the header of the claim before ours; whoever sees our tail sees that header.
-        if fc_cas_acqrel_u64(&ring.shared.tail, &tail, tail_word((position + total) & FC_POS_MASK, ring.owner, total)):
+        # SYNC claim-headed: releases the header of the claim before ours; whoever sees our tail sees that
+        # header.
+        if fc_cas_acqrel_u64(&ring.shared.tail, &tail, tail_after(ring, position, total)):
             fc_hook(FC_HOOK_CLAIM_AFTER_CAS)
-            ring.last_tail = tail_word((position + total) & FC_POS_MASK, ring.owner, total)
+            ring.last_tail = tail_after(ring, position, total)
             ring.known_head = head
             claim.position = position
             claim.cells = total
@@ -220,7 +244,10 @@ cdef int ring_claim(ring_t *ring, uint32_t cells, claim_t *claim) noexcept nogil
 
 
 cdef int ring_commit(ring_t *ring, const claim_t *claim, uint32_t cells) noexcept nogil:
-    """Publish the claim. `cells`: of its first record; the headers of further records have been stored already."""
+    """Publish the claim.
+
+    `cells`: of its first record; the headers of further records have been stored already.
+    """
     cdef int status
     tag_interior(ring, claim.position, cells)
     fc_hook(FC_HOOK_COMMIT_BEFORE_HEADER)
@@ -238,7 +265,8 @@ cdef int ring_abort(ring_t *ring, const claim_t *claim) noexcept nogil:
 cdef void ring_store_inner(ring_t *ring, uint64_t position, uint32_t cells) noexcept nogil:
     """Header of a record inside a run, not reachable before the run's first header flips."""
     tag_interior(ring, position, cells)
-    fc_store_release_u64(header_at(ring, position), header_word(tag_of(ring, position), ring.owner, cells, FC_COMMITTED))
+    cdef uint64_t word = header_word(tag_of(ring, position), ring.owner, cells, FC_COMMITTED)
+    fc_store_release_u64(header_at(ring, position), word)
 
 
 cdef void ring_write_prefix(ring_t *ring, uint64_t position, uint64_t nbytes, uint32_t epoch) noexcept nogil:
@@ -261,13 +289,14 @@ cdef uint32_t ring_wake_consumer(ring_t *ring) noexcept nogil:
     return 0
 
 
-# -------------------------------------------------------------------------------------------------------- consume --
+# --------------------------------------------------------------------------------------------------- consume
 
 cdef int ring_peek(ring_t *ring, uint64_t *position, record_t *record) noexcept nogil:
-    """Look at the record at *position, the consumer's place; moves *position over padding and given-up claims.
+    """Look at the record at *position, the consumer's place; moves *position over padding and given-up
+    claims.
 
-    RING_OK: `record` describes it. RING_BUSY: claimed, not committed; record.owner and .header say by whom. RING_EMPTY.
-    RING_CORRUPT: words that no producer writes. Every length is copied once, checked, then used.
+    RING_OK: `record` describes it. RING_BUSY: claimed, not committed; record.owner and .header say by whom.
+    RING_EMPTY. RING_CORRUPT: words that no producer writes. Every length is copied once, checked, then used.
     """
     cdef uint64_t header, tail, at
     cdef uint32_t length, state, looks = 0
@@ -291,8 +320,9 @@ cdef int ring_peek(ring_t *ring, uint64_t *position, record_t *record) noexcept 
                 return RING_CORRUPT
             tail = fc_load_acquire_u64(&ring.shared.tail)
             if tail_position(tail) == at:
-                return RING_EMPTY    # a helper that slept for a whole period left this word; nothing is claimed here
-            if ((tail_position(tail) - tail_length(tail)) & FC_POS_MASK) == at and (
+                # a helper that slept for a whole period left this word; nothing is claimed here
+                return RING_EMPTY
+            if tail_start(tail) == at and (
                     tail_owner(tail) != header_owner(header) or tail_length(tail) != length):
                 help_last_claim(ring, tail)
                 looks += 1
@@ -306,7 +336,7 @@ cdef int ring_peek(ring_t *ring, uint64_t *position, record_t *record) noexcept 
         tail = fc_load_acquire_u64(&ring.shared.tail)
         if tail_position(tail) == at:
             return RING_EMPTY
-        if ((tail_position(tail) - tail_length(tail)) & FC_POS_MASK) == at:
+        if tail_start(tail) == at:
             help_last_claim(ring, tail)
         # else: the claim at the head was followed by another, so its header was written after we looked.
         looks += 1
@@ -331,7 +361,8 @@ cdef inline int describe(ring_t *ring, uint64_t position, uint64_t header, recor
 
 
 cdef bint ring_abort_dead(ring_t *ring, uint64_t position, const record_t *record) noexcept nogil:
-    """The owner of the BUSY record was probed AFTER record.header was read, and is dead: give its claim up."""
+    """The owner of the BUSY record was probed AFTER record.header was read, and is dead: give its claim up.
+    """
     cdef uint64_t header = record.header
     return fc_cas_acqrel_u64(header_at(ring, position), &header, (header & ~<uint64_t>0xF) | FC_ABORTED)
 
@@ -350,10 +381,13 @@ cdef uint32_t ring_release(ring_t *ring, uint64_t position) noexcept nogil:
     return 0
 
 
-# ------------------------------------------------------------------------------------------- close, reopen, the dead --
+# ----------------------------------------------------------------------------------- close, reopen, the dead
 
 cdef void ring_close(ring_t *ring) noexcept nogil:
-    """From now on nobody can claim. Claims that were made before stand, and are committed or given up as ever."""
+    """From now on nobody can claim.
+
+    Claims that were made before stand, and are committed or given up as ever.
+    """
     cdef uint64_t tail
     while True:
         tail = fc_load_acquire_u64(&ring.shared.tail)
@@ -371,7 +405,10 @@ cdef void ring_reopen(ring_t *ring) noexcept nogil:
 
 
 cdef void ring_resolve_dead(ring_t *ring, uint32_t owner) noexcept nogil:
-    """Give up every claim of `owner`, which is dead and whose number nobody else can get meanwhile. Idempotent."""
+    """Give up every claim of `owner`, which is dead and whose number nobody else can get meanwhile.
+
+    Idempotent.
+    """
     cdef uint64_t tail = fc_load_acquire_u64(&ring.shared.tail)
     cdef uint64_t i, header
     if tail_owner(tail) == owner:
@@ -406,7 +443,10 @@ cdef uint64_t ring_unread(ring_t *ring) noexcept nogil:
 
 
 cdef uint32_t ring_holdup(ring_t *ring) noexcept nogil:
-    """Owner of the claim that has to be committed before the consumer can go on, or 0. For messages: changes nothing."""
+    """Owner of the claim that has to be committed before the consumer can go on, or 0.
+
+    For messages: changes nothing.
+    """
     cdef uint64_t position = fc_load_acquire_u64(&ring.shared.head) & FC_POS_MASK
     cdef uint64_t tail = fc_load_acquire_u64(&ring.shared.tail)
     cdef uint64_t header
@@ -414,7 +454,7 @@ cdef uint32_t ring_holdup(ring_t *ring) noexcept nogil:
     for looks in range(ring.cells):
         header = fc_load_acquire_u64(header_at(ring, position))
         if header_tag(header) != tag_of(ring, position):
-            return tail_owner(tail) if ((tail_position(tail) - tail_length(tail)) & FC_POS_MASK) == position else 0
+            return tail_owner(tail) if tail_start(tail) == position else 0
         if header_state(header) == FC_WRITING:
             return header_owner(header)
         if header_state(header) != FC_PAD and header_state(header) != FC_ABORTED:
@@ -424,7 +464,10 @@ cdef uint32_t ring_holdup(ring_t *ring) noexcept nogil:
 
 
 cdef bint ring_attach(ring_t *ring, unsigned char *memory, size_t size, uint32_t owner) noexcept nogil:
-    """Lay a private view over a ring in memory; False if its first words don't describe a ring of that size."""
+    """Lay a private view over a ring in memory;
+
+    False if its first words don't describe a ring of that size.
+    """
     cdef fc_ring_t *shared = <fc_ring_t *>memory
     cdef uint32_t cells
     if size < FC_RING_BYTES(FC_MIN_CELLS):
@@ -445,7 +488,7 @@ cdef bint ring_attach(ring_t *ring, unsigned char *memory, size_t size, uint32_t
     return True
 
 
-# ---------------------------------------------------------------------------------------------------- while waiting --
+# --------------------------------------------------------------------------------------------- while waiting
 
 cdef inline bint head_moved_on(ring_t *ring, uint64_t position) noexcept nogil:
     """Something other than a claim in progress stands at `position`."""
@@ -490,7 +533,8 @@ cdef int64_t ring_spin_for_room(ring_t *ring, uint32_t cells, int64_t budget) no
     return -1
 
 
-cdef void ring_format(unsigned char *memory, uint32_t cells, bint one_producer, uint64_t start) noexcept nogil:
+cdef void ring_format(unsigned char *memory, uint32_t cells, bint one_producer,
+                      uint64_t start) noexcept nogil:
     """Lay an empty ring over zeroed memory; `start`: a multiple of `cells`, normally `cells` itself."""
     cdef fc_ring_t *shared = <fc_ring_t *>memory
     shared.one_producer = one_producer
@@ -500,6 +544,9 @@ cdef void ring_format(unsigned char *memory, uint32_t cells, bint one_producer, 
 
 
 def _arm_hook(int hook, int countdown=1):
-    """Stop this process the `countdown`-th time it passes that step (FC_HOOK_*). The debug build only: else RuntimeError."""
+    """Stop this process the `countdown`-th time it passes that step (FC_HOOK_*).
+
+    The debug build only: else RuntimeError.
+    """
     if not fc_arm_hook(hook, countdown):
         raise RuntimeError("fault hooks are compiled into the debug build only (FASTCOMM_DEBUG=1)")

@@ -1,23 +1,25 @@
 """The agent table and the subscription table of a bus.
 
-Writers hold the segment's gate, so there is one at a time. Readers take nothing: each entry has a version that is odd while
-it is written; a reader copies the entry out between two looks at the version and tries again if they differ.
+Writers hold the segment's gate, so there is one at a time. Readers take nothing: each entry has a version
+that is odd while it is written; a reader copies the entry out between two looks at the version and tries
+again if they differ.
 
         writer                                  reader
         version += 1 (odd)                      v = version (acquire); odd: try again
         fields (relaxed words)                  fields (relaxed words)
         version += 1 (even, release)            version again: same as v?
 
-SYNC entry-written: the releasing store of the even version pairs with the reader's first, acquiring load. The second look is a
-fetch-and-add of nothing (read-modify-write, seq_cst): a plain load could be moved before the loads of the fields. The first
-store of the writer is an exchange for the same reason on its side.
+SYNC entry-written: the releasing store of the even version pairs with the reader's first, acquiring load. The
+second look is a fetch-and-add of nothing (read-modify-write, seq_cst): a plain load could be moved before the
+loads of the fields. The first store of the writer is an exchange for the same reason on its side.
 
-A change of subscriptions becomes known by the generation: entry first, then the log line, then generation += 1 (release; SYNC
-generation-bumped), which a publisher loads (acquire) at each publish. It brings its private registry up to date from the log, or
-from the whole table when it is further behind than the log is long.
+A change of subscriptions becomes known by the generation: entry first, then the log line, then generation +=
+1 (release; SYNC generation-bumped), which a publisher loads (acquire) at each publish. It brings its private
+registry up to date from the log, or from the whole table when it is further behind than the log is long.
 
-A writer that is killed halfway leaves an odd version or a change that was not announced. The segment's `mutating` flag, set around
-every change, tells the next holder of the gate, which calls repair(): odd entries become free, everybody rescans.
+A writer that is killed halfway leaves an odd version or a change that was not announced. The segment's
+`mutating` flag, set around every change, tells the next holder of the gate, which calls repair(): odd entries
+become free, everybody rescans.
 """
 
 cimport cython
@@ -40,7 +42,12 @@ from fastcomm._core.atomics cimport (
     fc_store_release_u64,
 )
 from fastcomm._core.futex cimport fc_futex_wait, fc_futex_wake_all
-from fastcomm._core.hooks cimport FC_HOOK_TABLE_BEFORE_GENERATION, FC_HOOK_TABLE_MID_WRITE, fc_arm_hook, fc_hook
+from fastcomm._core.hooks cimport (
+    FC_HOOK_TABLE_BEFORE_GENERATION,
+    FC_HOOK_TABLE_MID_WRITE,
+    fc_arm_hook,
+    fc_hook,
+)
 from fastcomm._core.layout cimport (
     FC_CHANGE_LOG,
     FC_MAX_AGENT_NAME,
@@ -119,7 +126,9 @@ cdef class AgentTable:
         """The name of the slot's latest holder; '?' for an entry that was scribbled on."""
         cdef fc_agent_t entry
         cdef fc_agent_t *agent = self.agents + slot
-        if not read_entry(&agent.version, &entry, agent, sizeof(entry)) or entry.name_length > FC_MAX_AGENT_NAME:
+        if not read_entry(&agent.version, &entry, agent, sizeof(entry)):
+            return "?"
+        if entry.name_length > FC_MAX_AGENT_NAME:
             return "?"
         return entry.name[:entry.name_length].decode("utf-8", "replace")
 
@@ -134,7 +143,10 @@ cdef class AgentTable:
 
 @cython.final
 cdef class SubscriptionTable:
-    """Patterns and the inboxes that they lead to. Thread and process safety: write under the gate, read any time."""
+    """Patterns and the inboxes that they lead to.
+
+    Thread and process safety: write under the gate, read any time.
+    """
 
     def __cinit__(self, unsigned char[::1] memory not None):
         cdef uint64_t room = memory.shape[0]
@@ -147,7 +159,7 @@ cdef class SubscriptionTable:
     def bytes_needed(int capacity):
         return sizeof(fc_subscriptions_t) + <size_t>capacity * sizeof(fc_subscription_t)
 
-    # ------------------------------------------------------------------------------------------- under the gate --
+    # ---------------------------------------------------------------------------------------- under the gate
 
     def insert(self, uint32_t owner, uint32_t epoch, bytes pattern):
         """Returns the entry's index. TableFullError."""
@@ -157,7 +169,8 @@ cdef class SubscriptionTable:
                 self.write_entry(index, owner, epoch, pattern)
                 return index
         raise TableFullError(
-            f"all {self.capacity} entries of the bus's subscription table are taken; unsubscribe, use wildcards, or open the bus "
+            f"all {self.capacity} entries of the bus's subscription table are taken; unsubscribe, use "
+            "wildcards, or open the bus "
             "with a larger max_subscriptions", capacity=self.capacity,
         )
 
@@ -209,7 +222,7 @@ cdef class SubscriptionTable:
         fc_store_relaxed_u64(&self.shared.rescan, generation)
         fc_store_release_u64(&self.shared.generation, generation)
 
-    # ------------------------------------------------------------------------------------------------- any time --
+    # ---------------------------------------------------------------------------------------------- any time
 
     cdef uint64_t c_generation(self) noexcept nogil:
         # SYNC generation-bumped: acquires what changed.
@@ -221,7 +234,8 @@ cdef class SubscriptionTable:
         return self.c_generation()
 
     def wait_change(self, uint64_t seen, int64_t timeout_ns):
-        """Sleep until the generation is no longer `seen`, at most so long; a slice at a time, so that the caller sees to the dead.
+        """Sleep until the generation is no longer `seen`, at most so long; a slice at a time, so that the
+        caller sees to the dead.
 
         Whoever changes something wakes all that sleep here, always: changes are rare.
         """
@@ -235,7 +249,10 @@ cdef class SubscriptionTable:
         fc_futex_wake_all(<uint32_t *>&self.shared.generation)
 
     def changes(self, uint64_t since, uint64_t until):
-        """Indices of the entries that changed after generation `since` up to `until`; None: read the whole table."""
+        """Indices of the entries that changed after generation `since` up to `until`;
+
+        None: read the whole table.
+        """
         cdef uint64_t generation, line
         cdef list changed = []
         if since < fc_load_relaxed_u64(&self.shared.rescan) or until - since >= FC_CHANGE_LOG:
@@ -251,9 +268,9 @@ cdef class SubscriptionTable:
         """(owner, epoch, pattern as bytes), or None for a free entry."""
         cdef fc_subscription_t entry
         if index >= self.capacity:
-            raise CorruptSegmentError(f"the change log of the bus names subscription {index} of {self.capacity}")
+            raise CorruptSegmentError(f"the bus's change log names subscription {index} of {self.capacity}")
         if not read_entry(&self.entries[index].version, &entry, self.entries + index, sizeof(entry)):
-            raise CorruptSegmentError(f"subscription {index} of the bus is being written for ever; unlink the bus")
+            raise CorruptSegmentError(f"subscription {index} is being written for ever; unlink the bus")
         if entry.owner == 0:
             return None
         if entry.pattern_length > <uint32_t>FC_MAX_PATTERN:
@@ -263,10 +280,16 @@ cdef class SubscriptionTable:
     def entries_in_use(self):
         """Indices of the entries that were not free when looked at."""
         cdef uint32_t index
-        return [index for index in range(self.capacity) if fc_load_relaxed_u32(&self.entries[index].owner) != 0]
+        return [
+            index for index in range(self.capacity)
+            if fc_load_relaxed_u32(&self.entries[index].owner) != 0
+        ]
 
 
 def _arm_hook(int hook, int countdown=1):
-    """Stop this process the `countdown`-th time it passes that step (FC_HOOK_*). The debug build only: else RuntimeError."""
+    """Stop this process the `countdown`-th time it passes that step (FC_HOOK_*).
+
+    The debug build only: else RuntimeError.
+    """
     if not fc_arm_hook(hook, countdown):
         raise RuntimeError("fault hooks are compiled into the debug build only (FASTCOMM_DEBUG=1)")

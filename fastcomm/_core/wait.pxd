@@ -61,7 +61,9 @@ cdef inline uint32_t ring_bell(fc_wait_t *w) noexcept nogil:
 
 
 cdef inline void ring_bell_always(fc_wait_t *w) noexcept nogil:
-    """Wake every futex sleeper, whatever `sleeping` says: for deaths and close, when a waker may have died halfway."""
+    """Wake every futex sleeper, whatever `sleeping` says: for deaths and close, when a waker may have died
+    halfway.
+    """
     fc_exchange_seqcst_u32(&w.sleeping, 0)
     fc_fetch_add_seqcst_u32(&w.bell, 1)
     fc_futex_wake_all(&w.bell)

@@ -1,9 +1,10 @@
-"""Waiting for another process: spin for a while, then sleep on a futex; asyncio sleeps on a doorbell FIFO instead.
+"""Waiting for another process: spin for a while, then sleep on a futex; asyncio sleeps on a doorbell FIFO
+instead.
 
 READ THIS BEFORE CHANGING ANYTHING HERE.
 
-A waiter W waits for a condition C on shared memory (a committed record at the head; room behind the tail). A maker M makes
-C true. Naively, a wake-up gets lost:
+A waiter W waits for a condition C on shared memory (a committed record at the head; room behind the tail). A
+maker M makes C true. Naively, a wake-up gets lost:
 
         W                                   M
         looks: not C
@@ -19,26 +20,28 @@ So both sides write before they look, and all four accesses are seq_cst:
         looks again: C?                     looks: sleeping != 0 ?      (B)
         futex_wait(bell, seen)              sleeping = 0; bell += 1; futex_wake(all)
 
-Reduced: w[sleeping] r[C] on one side, w[C] r[sleeping] on the other. In the single order of the seq_cst accesses one of
-the two writes comes first, so at least one side sees the other's: W finds C, or M finds the sleeper. If M rings between W's
-second look and its futex_wait, `bell` differs from `seen` and futex_wait returns at once (the kernel compares it under its
-own lock). `seen` is read before the flag is set: a ring after the flag changes the bell after `seen`.
+Reduced: w[sleeping] r[C] on one side, w[C] r[sleeping] on the other. In the single order of the seq_cst
+accesses one of the two writes comes first, so at least one side sees the other's: W finds C, or M finds the
+sleeper. If M rings between W's second look and its futex_wait, `bell` differs from `seen` and futex_wait
+returns at once (the kernel compares it under its own lock). `seen` is read before the flag is set: a ring
+after the flag changes the bell after `seen`.
 
 All sleepers are woken, because they may wait for different things (room for 1 cell, room for 100).
 
-A maker can be killed between any two of its steps, and no order of them survives that: it may have made C true and not
-looked, or cleared `sleeping` and not rung. Therefore NO WAIT SLEEPS LONGER THAN SLICE_NS AT A TIME. At the end of a slice
-the waiter looks again from scratch, and while it is at it sees to the dead. That is not polling: an undisturbed wait ends by
-its wake-up, the slice bounds what a crash can cost.
+A maker can be killed between any two of its steps, and no order of them survives that: it may have made C
+true and not looked, or cleared `sleeping` and not rung. Therefore NO WAIT SLEEPS LONGER THAN SLICE_NS AT A
+TIME. At the end of a slice the waiter looks again from scratch, and while it is at it sees to the dead. That
+is not polling: an undisturbed wait ends by its wake-up, the slice bounds what a crash can cost.
 
-Spinning. Waking an idle core costs tens of microseconds, a spinning receiver sees a record within a cache miss, so the
-spin is the largest lever on latency; and a spin longer than the gap between messages never ends, so it must not be a fixed
-time. A waiter spins at most SPIN_LIMIT_NS, and twice the running mean of the spins that were rewarded. Each spin without
-reward halves how often it tries (up to once in 64 waits); a reward sets that back. So a stream that is slower than the limit,
-or one whose sender can't run because the spinner has its core, ends up asleep between messages, and a fast one spinning.
+Spinning. Waking an idle core costs tens of microseconds, a spinning receiver sees a record within a cache
+miss, so the spin is the largest lever on latency; and a spin longer than the gap between messages never ends,
+so it must not be a fixed time. A waiter spins at most SPIN_LIMIT_NS, and twice the running mean of the spins
+that were rewarded. Each spin without reward halves how often it tries (up to once in 64 waits); a reward sets
+that back. So a stream that is slower than the limit, or one whose sender can't run because the spinner has
+its core, ends up asleep between messages, and a fast one spinning.
 
-Left out: fairness among waiters, priorities, robust wake-ups without the slice (FUTEX_WAIT_REQUEUE_PI and the like solve
-other problems).
+Left out: fairness among waiters, priorities, robust wake-ups without the slice (FUTEX_WAIT_REQUEUE_PI and the
+like solve other problems).
 """
 
 cimport cython
@@ -81,8 +84,8 @@ cdef void spin_missed(spin_t *spin) noexcept nogil:
 cdef class Doorbells:
     """Write ends of doorbell FIFOs, opened when first rung, the 64 used last kept open.
 
-    A FIFO's path contains the generation of its owner's slot, so a cached end never rings a later owner. It is opened for
-    reading and writing: a write then never raises SIGPIPE, whoever has gone.
+    A FIFO's path contains the generation of its owner's slot, so a cached end never rings a later owner. It
+    is opened for reading and writing: a write then never raises SIGPIPE, whoever has gone.
 
     Thread safety: under the GIL. Close it in the child after a fork if that should not hold the descriptors.
     """
