@@ -28,10 +28,18 @@ def files_of_wheel(path: Path) -> set[str]:
         return set(archive.namelist())
 
 
+# Written by hand; any other .c in the sdist is generated.
+C_SOURCES = {"scripts/benchlib/limits.c"}
+
+
 def problems_of_sdist(files: set[str]) -> list[str]:
-    wanted = files_of_the_package() | {"pyproject.toml", "setup.py", "LICENSE", "README.md", "CHANGELOG.md"}
+    wanted = (
+        files_of_the_package()
+        | C_SOURCES
+        | {"pyproject.toml", "setup.py", "LICENSE", "README.md", "CHANGELOG.md"}
+    )
     return [f"the sdist lacks {name}" for name in sorted(wanted - files)] + [
-        f"the sdist has {name}" for name in sorted(files) if name.endswith((".c", ".so", ".pyc"))
+        f"the sdist has {name}" for name in sorted(files - C_SOURCES) if name.endswith((".c", ".so", ".pyc"))
     ]
 
 

@@ -2,7 +2,10 @@
  *
  *     limits spin    ROUNDS CPU CPU          hands a 64-byte cell to and fro, both sides spin; one way, ns
  *     limits futex   MESSAGES GAP_US CPU CPU stores a stamp and wakes a sleeper after each gap; ns to its clock read
- *     limits ring    RECORDS BYTES CPU CPU   copies records through a plain ring, both sides spin; records a second
+ *     limits ring    RECORDS BYTES BATCH CPU CPU
+ *                                            copies records through a plain ring whose indices move by BATCH, both
+ *                                            sides spin; records a second, the median of PARTS equal parts: a
+ *                                            spinner that is preempted stops both
  *     limits copy    RECORDS BYTES           the same ring, put and get in one thread; ns for both
  *
  * CPU -1: not pinned. The other process is a fork, ended by the kernel if this one dies first.
@@ -23,7 +26,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { CELL = 64, SLOTS = 2048, MAX_BYTES = 1016, MAX_SAMPLES = 1 << 20 };
+enum { CELL = 64, SLOTS = 1024, MAX_BYTES = 1016, MAX_SAMPLES = 1 << 20, PARTS = 500, MAX_BATCH = 128 };
 
 typedef struct {
     _Alignas(CELL) _Atomic uint64_t turn;
@@ -36,7 +39,7 @@ typedef struct {
     _Atomic int64_t sent_at;
     _Alignas(2 * CELL) _Atomic uint64_t tail;
     _Alignas(2 * CELL) _Atomic uint64_t head;
-    _Alignas(CELL) uint8_t slots[SLOTS][MAX_BYTES + 8];
+    _Alignas(CELL) uint8_t slots[SLOTS * (MAX_BYTES + 8)];
     int64_t samples[MAX_SAMPLES];
 } shared_t;
 
@@ -180,66 +183,86 @@ static void futex(int64_t messages, long gap_us, int here, int there)
     print_percentiles(messages);
 }
 
-/* One producer, one consumer, each with a cached copy of the other's index: the textbook ring. */
-static inline int put(uint64_t *tail, uint64_t *known_head, const uint8_t *record, uint64_t size)
+/* One side of the textbook ring: one producer, one consumer, each with a cached copy of the other's index. */
+typedef struct {
+    uint64_t mine, theirs, size, batch, stride;
+} side_t;
+
+static side_t new_side(uint64_t size, uint64_t batch)
 {
-    uint8_t *slot = shared->slots[*tail % SLOTS];
-    if (*tail - *known_head == SLOTS) {
-        *known_head = atomic_load_explicit(&shared->head, memory_order_acquire);
-        if (*tail - *known_head == SLOTS)
+    return (side_t){.size = size, .batch = batch, .stride = (size + 8 + CELL - 1) / CELL * CELL};
+}
+
+static inline uint8_t *slot_of(const side_t *side)
+{
+    return shared->slots + side->mine % SLOTS * side->stride;
+}
+
+static inline int put(side_t *side, const uint8_t *record)
+{
+    uint8_t *slot = slot_of(side);
+    if (side->mine - side->theirs == SLOTS) {
+        side->theirs = atomic_load_explicit(&shared->head, memory_order_acquire);
+        if (side->mine - side->theirs == SLOTS)
             return 0;
     }
-    memcpy(slot, &size, 8);
-    memcpy(slot + 8, record, size);
-    atomic_store_explicit(&shared->tail, ++*tail, memory_order_release);
+    memcpy(slot, &side->size, 8);
+    memcpy(slot + 8, record, side->size);
+    if (++side->mine % side->batch == 0)
+        atomic_store_explicit(&shared->tail, side->mine, memory_order_release);
     return 1;
 }
 
-static inline int get(uint64_t *head, uint64_t *known_tail, uint8_t *record)
+static inline int get(side_t *side, uint8_t *record)
 {
-    const uint8_t *slot = shared->slots[*head % SLOTS];
+    const uint8_t *slot = slot_of(side);
     uint64_t size;
-    if (*head == *known_tail) {
-        *known_tail = atomic_load_explicit(&shared->tail, memory_order_acquire);
-        if (*head == *known_tail)
+    if (side->mine == side->theirs) {
+        side->theirs = atomic_load_explicit(&shared->tail, memory_order_acquire);
+        if (side->mine == side->theirs)
             return 0;
     }
     memcpy(&size, slot, 8);
     memcpy(record, slot + 8, size);
-    atomic_store_explicit(&shared->head, ++*head, memory_order_release);
+    if (++side->mine % side->batch == 0)
+        atomic_store_explicit(&shared->head, side->mine, memory_order_release);
     return 1;
 }
 
-static void ring(int64_t records, uint64_t size, int here, int there)
+static void ring(int64_t records, side_t side, int here, int there)
 {
     uint8_t record[MAX_BYTES] = {1};
-    uint64_t mine = 0, theirs = 0;
-    int64_t started = 0;
+    int64_t part = records / PARTS / side.batch * side.batch, started = 0, now;
     pid_t child = fork_onto(there);
     if (child == 0) {
-        for (int64_t i = 0; i < records; i++)
-            while (!put(&mine, &theirs, record, size))
+        for (int64_t i = 0; i < part * PARTS + (int64_t)side.batch; i++)
+            while (!put(&side, record))
                 relax();
         _exit(0);
     }
     pin(here);
-    for (int64_t i = 0; i < records; i++) {
-        while (!get(&mine, &theirs, record))
+    for (int64_t i = 0; i <= part * PARTS; i++) {
+        while (!get(&side, record))
             relax();
-        if (i == 0)
-            started = now_ns();
+        if (i % part == 0) {
+            now = now_ns();
+            if (i)
+                shared->samples[i / part - 1] = now - started;
+            started = now;
+        }
     }
-    printf("{\"\": %.1f}\n", (records - 1) * 1e9 / (now_ns() - started));
     join(child);
+    qsort(shared->samples, PARTS, sizeof(int64_t), by_size);
+    printf("{\"\": %.1f}\n", part * 1e9 / percentile(PARTS, 50));
 }
 
 static void copy(int64_t records, uint64_t size)
 {
     uint8_t record[MAX_BYTES] = {1};
-    uint64_t tail = 0, known_head = 0, head = 0, known_tail = 0;
+    side_t producer = new_side(size, 1), consumer = producer;
     int64_t started = now_ns();
     for (int64_t i = 0; i < records; i++)
-        if (!put(&tail, &known_head, record, size) || !get(&head, &known_tail, record))
+        if (!put(&producer, record) || !get(&consumer, record))
             abort();
     printf("{\"\": %.3f}\n", (double)(now_ns() - started) / records);
 }
@@ -264,8 +287,9 @@ int main(int argc, char **argv)
         spin(number(argv, 2, 1, MAX_SAMPLES), atoi(argv[3]), atoi(argv[4]));
     else if (!strcmp(what, "futex") && argc == 6)
         futex(number(argv, 2, 1, MAX_SAMPLES), number(argv, 3, 1, 1000000), atoi(argv[4]), atoi(argv[5]));
-    else if (!strcmp(what, "ring") && argc == 6)
-        ring(number(argv, 2, 2, 1000000000), number(argv, 3, 1, MAX_BYTES), atoi(argv[4]), atoi(argv[5]));
+    else if (!strcmp(what, "ring") && argc == 7)
+        ring(number(argv, 2, PARTS * MAX_BATCH, 1000000000),
+             new_side(number(argv, 3, 1, MAX_BYTES), number(argv, 4, 1, MAX_BATCH)), atoi(argv[5]), atoi(argv[6]));
     else if (!strcmp(what, "copy") && argc == 4)
         copy(number(argv, 2, 1, 1000000000), number(argv, 3, 1, MAX_BYTES));
     else
