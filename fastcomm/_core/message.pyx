@@ -218,6 +218,8 @@ cdef class Port:
 
     cdef int apply_change(self, uint32_t index) except -1:
         entry = self.subscriptions.read(index)
+        if entry == ():
+            return 0    # being written: what is known holds until that change is announced
         pattern = self.known.pop(index, None)
         if pattern is not None:
             self.registry.remove(pattern, index)
