@@ -46,6 +46,7 @@ class Doorbell:
         self._fd = open_fifo()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiters: set[asyncio.Future[None]] = set()
+        self._slice: asyncio.TimerHandle | None = None
 
     def fileno(self) -> int:
         return self._fd
@@ -66,6 +67,7 @@ class Doorbell:
         loop.add_reader(self._fd, self.rest)
         self._loop = loop
         self._waiters.clear()
+        self._slice = None
 
     def rest(self) -> None:
         """Read the bytes that are there, and let every waiter look."""
@@ -74,26 +76,36 @@ class Doorbell:
                 pass
         except BlockingIOError:
             pass
+        self._let_look()
+
+    def _let_look(self) -> None:
         for future in self._waiters:
             if not future.done():
                 future.set_result(None)
 
     async def wait(self, seconds: float | None) -> None:
-        """Return when the bell rang, or after `seconds`, or after SLICE_SECONDS.
+        """Return when the bell rang, or after `seconds`, or when the slice is over, within SLICE_SECONDS.
 
-        The caller has called attach().
+        One timer serves the slices of all waits: a timer for each would cost more than the wake-up. The
+        caller has called attach().
         """
         assert self._loop is not None
         future: asyncio.Future[None] = self._loop.create_future()
         self._waiters.add(future)
-        slice_ends = self._loop.call_later(
-            SLICE_SECONDS if seconds is None else max(0.0, min(seconds, SLICE_SECONDS)), _finish, future
-        )
+        if self._slice is None:
+            self._slice = self._loop.call_later(SLICE_SECONDS, self._slice_over)
+        ends_sooner = seconds is not None and seconds < SLICE_SECONDS
+        own_end = self._loop.call_later(seconds or 0.0, _finish, future) if ends_sooner else None
         try:
             await future
         finally:
-            slice_ends.cancel()
+            if own_end is not None:
+                own_end.cancel()
             self._waiters.discard(future)
+
+    def _slice_over(self) -> None:
+        self._slice = None
+        self._let_look()
 
     def wake(self) -> None:
         """Make every waiter look again, from any thread."""

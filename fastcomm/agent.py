@@ -229,9 +229,9 @@ class Agent(Port):
                 raise Empty(self._inbox._why_empty(deadline.waited()))
             bell = self._bell()
             bell.attach()
+            self._inbox._see_to_the_dead(False)
             if not self._inbox._arm_not_empty():
                 await bell.wait(deadline.left())
-                self._inbox._see_to_the_dead(False)
         return message
 
     async def receive_many_async(self, limit: int = 1024, timeout: float | None = None) -> list[Message]:

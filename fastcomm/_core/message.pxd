@@ -82,6 +82,7 @@ cdef class Port:
     cdef Py_ssize_t max_pending
     cdef Message spare             # for the next message to be taken
     cdef spin_t spin
+    cdef int64_t next_housekeeping
     cdef object turn               # held by the thread whose publish waits for room
     cdef unsigned long waiting_thread
     cdef LastText last_subject, last_sender
@@ -105,6 +106,7 @@ cdef class Port:
     cdef int count_delivered(self, int reached, uint64_t nbytes) except -1
     cdef bint advance(self, Delivery delivery) except -1
     cdef int wait_room(self, Delivery delivery) except -1
+    cdef bint spin_for_room(self, ring_t *ring, uint32_t cells, int64_t now, int64_t limit)
     cdef int check_progress(self, Delivery delivery, ring_t *ring, int64_t now) except -1
     cdef int raise_full(self, Delivery delivery, ring_t *ring, int64_t now, str when) except -1
     cdef Message take(self, record_t *record)

@@ -218,6 +218,8 @@ cdef class Port:
 
     cdef int apply_change(self, uint32_t index) except -1:
         entry = self.subscriptions.read(index)
+        if entry == ():
+            return 0    # being written: what is known holds until that change is announced
         pattern = self.known.pop(index, None)
         if pattern is not None:
             self.registry.remove(pattern, index)
@@ -462,20 +464,17 @@ cdef class Port:
         cdef ring_t *ring = self.outbox(owner)
         cdef fc_wait_t *wait = &ring.shared.not_full
         cdef uint32_t cells = record_cells(delivery.parts.total), seen
-        cdef int64_t now = fc_monotonic_ns(), budget, took, slice = SLICE_NS
+        cdef int64_t now = fc_monotonic_ns(), slice = SLICE_NS
         self.check_progress(delivery, ring, now)
         if self.drain():
             now = fc_monotonic_ns()
         if delivery.deadline >= 0:
             slice = min(slice, max(<int64_t>0, delivery.deadline - now))
-        budget = min(spin_budget_ns(&self.spin), slice)
-        if budget:
-            with nogil:
-                took = ring_spin_for_room(ring, cells, budget)
-            if took >= 0:
-                spin_rewarded(&self.spin, took)
-                return 0
-            spin_missed(&self.spin)
+        if self.spin_for_room(ring, cells, now, slice):
+            return 0
+        if now >= self.next_housekeeping:
+            self.next_housekeeping = now + SLICE_NS
+            self._housekeep_publishing(owner)
         seen = bell_read(wait)
         announce_sleep(wait, FC_SLEEP_FUTEX)
         if not ring_has_room(ring, cells):
@@ -484,8 +483,20 @@ cdef class Port:
             PyErr_CheckSignals()
             if not self.inbox.usable:
                 self._not_usable()
-            self._housekeep_publishing(owner)
         return 0
+
+    cdef bint spin_for_room(self, ring_t *ring, uint32_t cells, int64_t now, int64_t limit):
+        """Spin, if that pays lately; whether there is room."""
+        cdef int64_t took, budget = min(spin_budget_ns(&self.spin), limit)
+        if budget == 0:
+            return False
+        with nogil:
+            took = ring_spin_for_room(ring, cells, now, budget)
+        if took < 0:
+            spin_missed(&self.spin)
+            return False
+        spin_rewarded(&self.spin, took)
+        return True
 
     cdef int check_progress(self, Delivery delivery, ring_t *ring, int64_t now) except -1:
         """Raise Full when the time is over, or when waiting can't help."""
@@ -517,7 +528,7 @@ cdef class Port:
         """Write to the doorbell FIFOs of these agents."""
 
     def _housekeep_publishing(self, int owner):
-        """Called after each sleep of a publish that waits for the inbox of `owner`."""
+        """Called once in a slice while a publish waits for the inbox of `owner`, before it sleeps."""
 
     def _not_usable(self):
         """Called before an agent is used that can't be as it is: raise, or join anew."""
@@ -646,9 +657,10 @@ cdef class Port:
         cdef int64_t deadline = 0
         cdef Message message
         while True:
-            message = self.try_receive()
-            if message is not None:
-                return message
+            if self.pending or not self.inbox.spin_first():
+                message = self.try_receive()
+                if message is not None:
+                    return message
             self.inbox.wait_record(&record, timeout, &deadline)
 
     def receive_many(self, Py_ssize_t limit=1024, timeout=None):

@@ -490,8 +490,8 @@ cdef bint ring_attach(ring_t *ring, unsigned char *memory, size_t size, uint32_t
 
 # --------------------------------------------------------------------------------------------- while waiting
 
-cdef inline bint head_moved_on(ring_t *ring, uint64_t position) noexcept nogil:
-    """Something other than a claim in progress stands at `position`."""
+cdef bint ring_has_record(ring_t *ring, uint64_t position) noexcept nogil:
+    """Something other than a claim in progress stands at `position`. Reads one header and nothing else."""
     cdef uint64_t header = fc_load_acquire_u64(header_at(ring, position))
     return header_tag(header) == tag_of(ring, position) and header_state(header) != FC_WRITING
 
@@ -506,28 +506,30 @@ cdef bint ring_has_room(ring_t *ring, uint32_t cells) noexcept nogil:
     return used + <int64_t>(cells if cells <= to_end else to_end + cells) <= <int64_t>ring.cells
 
 
-cdef int64_t ring_spin_for_record(ring_t *ring, uint64_t position, int64_t budget) noexcept nogil:
-    """Nanoseconds until a record stood at `position`, or -1 after `budget`."""
-    cdef int64_t start = fc_monotonic_ns()
+cdef int64_t ring_spin_for_record(ring_t *ring, uint64_t position, int64_t start, int64_t budget) noexcept nogil:
+    """Nanoseconds from `start` until a record stood at `position`, or -1 after `budget`.
+
+    As the clock was read last: reading it once more would come on top of the latency.
+    """
     cdef int64_t elapsed = 0
-    cdef int i
+    cdef int _
     while elapsed < budget:
-        for i in range(32):
-            if head_moved_on(ring, position):
-                return fc_monotonic_ns() - start
+        for _ in range(32):
+            if ring_has_record(ring, position):
+                return elapsed
             fc_pause()
         elapsed = fc_monotonic_ns() - start
     return -1
 
 
-cdef int64_t ring_spin_for_room(ring_t *ring, uint32_t cells, int64_t budget) noexcept nogil:
-    cdef int64_t start = fc_monotonic_ns()
+cdef int64_t ring_spin_for_room(ring_t *ring, uint32_t cells, int64_t start, int64_t budget) noexcept nogil:
+    """The same for room for `cells`."""
     cdef int64_t elapsed = 0
-    cdef int i
+    cdef int _
     while elapsed < budget:
-        for i in range(32):
+        for _ in range(32):
             if ring_has_room(ring, cells):
-                return fc_monotonic_ns() - start
+                return elapsed
             fc_pause()
         elapsed = fc_monotonic_ns() - start
     return -1

@@ -31,6 +31,8 @@ cdef class Ring:
 
     cdef int look(self, record_t *record) except -1
     cdef int wait_record(self, record_t *record, object timeout, int64_t *deadline) except -1
+    cdef bint spin_first(self) noexcept
+    cdef bint spin_for_record(self, int64_t now, int64_t deadline) except -1
     cdef int nudge(self, bint on) except -1
     cdef int advance(self, const record_t *record) except -1
     cdef int publish_position(self) except -1

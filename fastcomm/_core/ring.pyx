@@ -250,12 +250,17 @@ cdef class Ring:
         self.publish_position()
         return data
 
+    cdef bint spin_first(self) noexcept:
+        """Whether waiting is better begun by spinning: looking reads the producers' tail, and takes it from them."""
+        return (self.spin_get.hit_ns != 0 and self.usable and self.is_consumer
+                and not ring_has_record(&self.ring, self.position))
+
     cdef int wait_record(self, record_t *record, object timeout, int64_t *deadline) except -1:
         """look() until it finds something (1), or somebody nudges us (0); or raise Empty.
 
         *deadline is 0 at the first call of one operation.
         """
-        cdef int64_t now = fc_monotonic_ns(), budget, took, started = now
+        cdef int64_t now, started = fc_monotonic_ns()
         cdef uint32_t seen
         cdef fc_wait_t *wait = &self.ring.shared.not_empty
         if deadline[0] == 0:
@@ -263,20 +268,12 @@ cdef class Ring:
         while not self.nudged:
             now = fc_monotonic_ns()
             if 0 <= deadline[0] <= now:
-                raise Empty(self._why_empty((now - started) / 1e9))
-            budget = spin_budget_ns(&self.spin_get)
-            if budget:
-                if deadline[0] >= 0:
-                    budget = min(budget, deadline[0] - now)
-                with nogil:
-                    took = ring_spin_for_record(&self.ring, self.position, budget)
-                if took >= 0:
-                    spin_rewarded(&self.spin_get, took)
-                    self.spins += 1
-                else:
-                    spin_missed(&self.spin_get)
                 if self.look(record):
                     return 1
+                raise Empty(self._why_empty((now - started) / 1e9))
+            if self.spin_for_record(now, deadline[0]) and self.look(record):
+                return 1
+            self._see_to_the_dead(False)
             seen = bell_read(wait)
             announce_sleep(wait, FC_SLEEP_FUTEX)
             if self.look(record):
@@ -287,6 +284,22 @@ cdef class Ring:
                 return 1
         return 0
 
+    cdef bint spin_for_record(self, int64_t now, int64_t deadline) except -1:
+        """Spin, if that pays lately; whether something came."""
+        cdef int64_t took, budget = spin_budget_ns(&self.spin_get)
+        if budget == 0:
+            return False
+        if deadline >= 0:
+            budget = min(budget, deadline - now)
+        with nogil:
+            took = ring_spin_for_record(&self.ring, self.position, now, budget)
+        if took < 0:
+            spin_missed(&self.spin_get)
+            return False
+        spin_rewarded(&self.spin_get, took)
+        self.spins += 1
+        return True
+
     cdef int nudge(self, bint on) except -1:
         """Have waiting threads of this handle return, and none wait, until it is taken back."""
         self.nudged = on
@@ -295,7 +308,7 @@ cdef class Ring:
         return 0
 
     cdef int sleep(self, fc_wait_t *wait, uint32_t seen, int64_t deadline) except -1:
-        """One slice of sleep; then signals and, when it is time, the dead."""
+        """One slice of sleep, then signals."""
         cdef int64_t slice = SLICE_NS
         if deadline >= 0:
             slice = min(slice, max(<int64_t>0, deadline - fc_monotonic_ns()))
@@ -303,11 +316,13 @@ cdef class Ring:
         with nogil:
             fc_futex_wait(&wait.bell, seen, slice)
         PyErr_CheckSignals()
-        self._see_to_the_dead(wait == &self.ring.shared.not_full)
         return 0
 
     def _see_to_the_dead(self, bint for_room):
-        """Housekeeping while a call waits, once in a slice. PeerDiedError only when what it waits for is not there."""
+        """Housekeeping before a call sleeps, once in a slice: not after, when it would delay what woke the sleeper.
+
+        PeerDiedError only when what the call waits for is not there.
+        """
         cdef record_t record
         cdef int64_t now = fc_monotonic_ns()
         if now < self.next_housekeeping:
@@ -354,7 +369,7 @@ cdef class Ring:
         """
         cdef record_t record
         cdef int64_t deadline = 0
-        if not self.look(&record):
+        if self.spin_first() or not self.look(&record):
             self.wait_record(&record, timeout, &deadline)
         return self.take(&record)
 
@@ -366,7 +381,7 @@ cdef class Ring:
         cdef record_t record
         cdef int64_t deadline = 0
         check_limit(limit)
-        if not self.look(&record):
+        if self.spin_first() or not self.look(&record):
             self.wait_record(&record, timeout, &deadline)
         return self.take_many(&record, limit)
 
@@ -393,7 +408,7 @@ cdef class Ring:
         cdef record_t record
         cdef int64_t deadline = 0
         cdef Peek peek = Peek.__new__(Peek)
-        if not self.look(&record):
+        if self.spin_first() or not self.look(&record):
             self.wait_record(&record, timeout, &deadline)
         peek.ring = self
         peek.forks = self.forks
@@ -491,12 +506,13 @@ cdef class Ring:
             if deadline[0] >= 0:
                 budget = min(budget, deadline[0] - now)
             with nogil:
-                took = ring_spin_for_room(&self.ring, cells, budget)
+                took = ring_spin_for_room(&self.ring, cells, now, budget)
             if took >= 0:
                 spin_rewarded(&self.spin_put, took)
                 self.spins += 1
                 return 0
             spin_missed(&self.spin_put)
+        self._see_to_the_dead(True)
         seen = bell_read(wait)
         announce_sleep(wait, FC_SLEEP_FUTEX)
         if not ring_has_room(&self.ring, cells):

@@ -1,11 +1,12 @@
 """The agent table and the subscription table of a bus.
 
-Writers hold the segment's gate, so there is one at a time. Readers take nothing: each entry has a version
-that is odd while it is written; a reader copies the entry out between two looks at the version and tries
-again if they differ.
+Writers hold the segment's gate, so there is one at a time. Readers take nothing: each entry has a version that is odd while
+it is written; a reader copies the entry out between two looks at the version and tries again if they differ. It does not wait
+for a writer, which may be stopped: what a publisher knew of a subscription that is being written holds until the change is
+announced, and an entry changes in between only from free to somebody's or from that one's to free.
 
         writer                                  reader
-        version += 1 (odd)                      v = version (acquire); odd: try again
+        version += 1 (odd)                      v = version (acquire); odd: it can't be read now
         fields (relaxed words)                  fields (relaxed words)
         version += 1 (even, release)            version again: same as v?
 
@@ -62,7 +63,7 @@ from fastcomm._core.wait cimport SLICE_NS
 from fastcomm.errors import CorruptSegmentError, TableFullError
 
 cdef enum:
-    MAX_TRIES = 1 << 20    # a version that is odd or moves this long was scribbled on
+    MAX_TRIES = 1 << 20    # each means that a whole change was made meanwhile
 
 AGENT_BYTES = <int>sizeof(fc_agent_t)
 MAX_AGENT_NAME = <int>FC_MAX_AGENT_NAME
@@ -79,14 +80,14 @@ cdef inline void end_write(uint32_t *version) noexcept nogil:
 
 
 cdef bint read_entry(uint32_t *version, void *to, const void *source, size_t nbytes) noexcept nogil:
-    """Copy an entry that begins with its version; False if it never held still."""
+    """Copy an entry that begins with its version; False if it is being written."""
     cdef uint32_t seen
     cdef int tries
     for tries in range(MAX_TRIES):
         # SYNC entry-written: acquires the fields.
         seen = fc_load_acquire_u32(version)
         if seen & 1:
-            continue
+            return False
         fc_copy_from_shared(to, source, nbytes)
         if fc_fetch_add_seqcst_u32(version, 0) == seen:
             return True
@@ -123,7 +124,7 @@ cdef class AgentTable:
         return fc_load_acquire_u32(&self.agents[slot].initialised) != 0
 
     def name(self, int slot):
-        """The name of the slot's latest holder; '?' for an entry that was scribbled on."""
+        """The name of the slot's latest holder; '?' for an entry that is being written or was scribbled on."""
         cdef fc_agent_t entry
         cdef fc_agent_t *agent = self.agents + slot
         if not read_entry(&agent.version, &entry, agent, sizeof(entry)):
@@ -265,12 +266,12 @@ cdef class SubscriptionTable:
         return changed
 
     def read(self, uint32_t index):
-        """(owner, epoch, pattern as bytes), or None for a free entry."""
+        """(owner, epoch, pattern as bytes); None for a free entry; () for one that is being written."""
         cdef fc_subscription_t entry
         if index >= self.capacity:
             raise CorruptSegmentError(f"the bus's change log names subscription {index} of {self.capacity}")
         if not read_entry(&self.entries[index].version, &entry, self.entries + index, sizeof(entry)):
-            raise CorruptSegmentError(f"subscription {index} is being written for ever; unlink the bus")
+            return ()
         if entry.owner == 0:
             return None
         if entry.pattern_length > <uint32_t>FC_MAX_PATTERN:
