@@ -463,7 +463,7 @@ cdef class Segment:
         cdef int i
         self.header = <fc_header_t *>self.mapping.base
         self.max_participants = checked.max_participants
-        self.sections = [(checked.sections[i].offset, checked.sections[i].size) for i in range(checked.section_count)]
+        self.sections = [(checked.sections[i].offset, checked.sections[i].size) for i in range(<int>checked.section_count)]
         self.parameters = [checked.parameters[i] for i in range(<int>FC_PARAMETERS)]
         self.participants = <fc_participant_t *>(
             self.mapping.base + checked.sections[<int>FC_SECTION_PARTICIPANTS].offset

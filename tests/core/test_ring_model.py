@@ -38,7 +38,7 @@ class Run:
 
 
 class Model:
-    """What the ring holds. `runs` begins at its head; `seen` of them are behind the consumer and not released yet."""
+    """What the ring holds: `runs` from its head on; the first `seen` are consumed and not released yet."""
 
     def __init__(self, cells: int) -> None:
         self.cells = cells
