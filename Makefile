@@ -16,7 +16,7 @@ menu:
 	@echo 'make lint       ruff, cython-lint, mypy, stubtest, a build with warnings as errors'
 	@echo 'make asan       the tests under AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo 'make tsan       the tests of threads that share a mapping under ThreadSanitizer'
-	@echo 'make bench      measure; see scripts/bench.py for choosing what'
+	@echo 'make bench      measure, 2 to 3 minutes (BENCH="--only ring" to choose; docs/benchmarks.md)'
 	@echo 'make wheel      sdist and wheel in dist/, and a smoke test of the wheel in a clean environment'
 	@echo 'make ci-extra   all that CI runs after `make test`: lint, asan, wheel, Python 3.12 and 3.13, bench briefly'
 	@echo 'make clean      remove all that was built, but not .venv'
@@ -37,7 +37,7 @@ test lint asan tsan wheel ci-extra: $(STAMP)
 	@$(RUN) $@
 
 bench: $(STAMP)
-	@$(VENV)/bin/python scripts/bench.py
+	@$(VENV)/bin/python scripts/bench.py $(BENCH)
 
 clean:
 	rm -rf build dist *.egg-info fastcomm/_core/*.so fastcomm/_core/*.c fastcomm/_core/*.html $(STAMP)

@@ -70,6 +70,13 @@ class Bus:
     Thread safety: yes. After a fork the child may go on using it. Pickles by name: an unpickled Bus opens the same segment.
     """
 
+    name: str
+    _path: str
+    _asked: tuple[int | None, int | None, int | None]
+    _wanted: _Limits
+    _mode: int
+    _create: bool
+
     def __init__(self) -> None:
         """Use Bus.open()."""
         self._agents: weakref.WeakSet[Agent] = weakref.WeakSet()

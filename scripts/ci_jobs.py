@@ -246,7 +246,7 @@ def wheel(count: Count) -> None:
 
 def bench(count: Count) -> None:
     """Each benchmark once and briefly: do they still run?"""
-    count.step("benchmarks, briefly", [sys.executable, ROOT / "scripts" / "bench.py", "--smoke"])
+    count.step("benchmarks, briefly", [sys.executable, ROOT / "scripts" / "bench.py", "--quick"])
 
 
 JOBS: dict[str, Job] = {

@@ -15,6 +15,8 @@ import pytest
 from fastcomm import Bus
 from fastcomm.cli.indexing.corpus import count_words, discover, standard_library
 
+pytestmark = pytest.mark.no_sanitizer("the demo measures private memory, of which a sanitizer has terabytes")
+
 COMMAND = [sys.executable, "-m", "fastcomm.cli", "demo"]
 DEADLINE = 60.0
 

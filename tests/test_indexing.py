@@ -336,6 +336,7 @@ def touch(pages: mmap.mmap) -> None:
         pages[offset] = 1
 
 
+@pytest.mark.no_sanitizer("measures private memory, of which a sanitizer has terabytes")
 class TestMemory:
     def test_private_bytes_leaves_out_the_excluded_file_and_nothing_else(self, tmp_path: Path) -> None:
         path, size = str(tmp_path / "segment"), 4 << 20

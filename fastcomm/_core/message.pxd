@@ -98,8 +98,9 @@ cdef class Port:
     cdef int deliver(self, const target_t *target, const parts_t *parts) except -1
     cdef int refused(self, uint32_t owner, int status) except -1
     cdef int finish(self, Delivery delivery) except -1
+    cdef int finish_in_turn(self, Delivery delivery) except -1
     cdef int wait_turn(self, int64_t deadline, object timeout) except -1
-    cdef Delivery begin(self, str subject, object data)
+    cdef Delivery begin(self, str subject, object data, bint in_turn)
     cdef int describe(self, Route route, object data, parts_t *parts) except -1
     cdef int count_delivered(self, int reached, uint64_t nbytes) except -1
     cdef bint advance(self, Delivery delivery) except -1

@@ -53,6 +53,9 @@ from collections import deque
 from fastcomm._core.subjects import SubjectRegistry, check_subject
 from fastcomm.errors import CorruptSegmentError, FencedError, ForkedError, Full, MessageTooLargeError
 
+cdef extern from "<unistd.h>" nogil:
+    int usleep(unsigned int microseconds)
+
 cdef extern from "pythread.h":
     unsigned long PyThread_get_thread_ident()
 
@@ -311,44 +314,56 @@ cdef class Port:
         """
         cdef Delivery delivery
         cdef int64_t deadline = -1 if timeout is None else deadline_of(timeout)
+        cdef bint nested = False
         if self.waiting_thread != 0:
             self.wait_turn(deadline, timeout)
-        delivery = self.begin(subject, data)
+            nested = self.waiting_thread != 0    # we are in a signal handler that interrupted such a wait
+        delivery = self.begin(subject, data, not nested)
         if delivery is None:
             return self.last_reached
         delivery.timeout = timeout
         delivery.deadline = deadline
-        self.finish(delivery)
+        if nested:
+            self.finish(delivery)
+        else:
+            self.finish_in_turn(delivery)
         return delivery.reached
 
     cdef int finish(self, Delivery delivery) except -1:
-        """Wait until every inbox has it. Other threads' publishes wait meanwhile, so that the order is kept."""
-        cdef bint nested = self.waiting_thread != 0    # we are in a signal handler that interrupted such a wait
-        if not nested:
-            self.turn.acquire()
-            self.waiting_thread = PyThread_get_thread_ident()
+        """Wait until every inbox has it."""
+        while not self.advance(delivery):
+            self.wait_room(delivery)
+        return 0
+
+    cdef int finish_in_turn(self, Delivery delivery) except -1:
+        """finish(); other threads' publishes wait meanwhile, so that the order is kept. begin() has set waiting_thread."""
         try:
-            while not self.advance(delivery):
-                self.wait_room(delivery)
+            with self.turn:    # free, but for threads that find in wait_turn() that it is not theirs
+                self.finish(delivery)
         finally:
-            if not nested:
-                self.waiting_thread = 0
-                self.turn.release()
+            self.waiting_thread = 0
         return 0
 
     cdef int wait_turn(self, int64_t deadline, object timeout) except -1:
-        """Another thread's publish waits for room; let it go first."""
+        """Let another thread's publish that waits for room go first."""
         cdef double left
-        if self.waiting_thread == PyThread_get_thread_ident():
-            return 0
-        left = -1 if deadline < 0 else max(0, deadline - fc_monotonic_ns()) / 1e9
-        if not self.turn.acquire(True, left):
-            raise Full(f"another thread's publish has waited for room for the whole {timeout} s; nothing was sent", missing=1)
-        self.turn.release()
+        while self.waiting_thread != 0 and self.waiting_thread != PyThread_get_thread_ident():
+            left = -1 if deadline < 0 else max(0, deadline - fc_monotonic_ns()) / 1e9
+            if not self.turn.acquire(True, left):
+                raise Full(
+                    f"another thread's publish has waited for room for the whole {timeout} s; nothing was sent", missing=1
+                )
+            self.turn.release()
+            if self.waiting_thread != 0:
+                with nogil:
+                    usleep(100)    # its thread is between begin() and taking the turn, for which it needs the GIL
         return 0
 
-    cdef Delivery begin(self, str subject, object data):
-        """Try every inbox. None: done, last_reached says how many; else what is left."""
+    cdef Delivery begin(self, str subject, object data, bint in_turn):
+        """Try every inbox. None: done, last_reached says how many; else what is left.
+
+        in_turn: then other threads' publishes have to wait, until the caller sets waiting_thread to 0.
+        """
         cdef Route route
         cdef parts_t parts
         cdef unsigned char outcome[MAX_INBOXES]
@@ -368,14 +383,23 @@ cdef class Port:
             full += outcome[i] == NO_ROOM
         if full:
             copy = PyBytes_FromStringAndSize(parts.data, parts.data_length)
+            if in_turn:
+                self.waiting_thread = PyThread_get_thread_ident()    # before anything can let another thread run
         self.count_delivered(reached, parts.total)
-        if rung:
-            self._ring_consumers([route.targets[i].owner for i in range(route.count) if outcome[i] == DELIVERED_TO_FD])
-        self.last_reached = reached
-        if not full:
-            return None
-        parts.data = PyBytes_AS_STRING(copy)
-        return make_delivery(self.inbox, route, copy, &parts, reached, [i for i in range(route.count) if outcome[i] == NO_ROOM])
+        try:
+            if rung:
+                self._ring_consumers([route.targets[i].owner for i in range(route.count) if outcome[i] == DELIVERED_TO_FD])
+            self.last_reached = reached
+            if not full:
+                return None
+            parts.data = PyBytes_AS_STRING(copy)
+            return make_delivery(
+                self.inbox, route, copy, &parts, reached, [i for i in range(route.count) if outcome[i] == NO_ROOM]
+            )
+        except BaseException:    # Ctrl-C, say
+            if full and in_turn:
+                self.waiting_thread = 0
+            raise
 
     cdef int count_delivered(self, int reached, uint64_t nbytes) except -1:
         self.delivered += reached
@@ -644,7 +668,7 @@ cdef class Port:
 
     def _begin(self, str subject not None, data):
         """publish() without waiting: (how many were reached, None or the Delivery of the rest)."""
-        cdef Delivery delivery = self.begin(subject, data)
+        cdef Delivery delivery = self.begin(subject, data, False)
         return self.last_reached, delivery
 
     def _advance(self, Delivery delivery not None, timeout):

@@ -27,10 +27,10 @@ class LeakCheck:
     """Context manager that raises `LeakError` if the block left anything behind.
 
     Looked for: files ``fastcomm.*`` in ``FASTCOMM_DIR`` (default ``/dev/shm``), mappings of such files, open
-    file descriptors, Python threads, child processes (zombies included). What was there before the block is no
-    leak; neither is the resource tracker or fork server of multiprocessing, nor a segment that somebody else
-    has open. A segment that somebody else left behind meanwhile can't be told from one's own:
-    where several test runs share a machine, give each a ``FASTCOMM_DIR``.
+    file descriptors, Python threads, child processes (zombies included). What was there before the block is
+    no leak; neither is the resource tracker or fork server of multiprocessing, nor a segment that somebody
+    else has open. A segment that somebody else left behind meanwhile can't be told from one's own: where
+    several test runs share a machine, give each a ``FASTCOMM_DIR``.
 
     Garbage is collected before anything is called a leak. What is just ending has `grace` seconds to be gone;
     without leaks nothing waits.

@@ -1,0 +1,120 @@
+"""Bus and Agent, mirroring fastcomm/bus.py and agent.py: all agents in one process, so that nothing waits.
+
+By hand: ``b = Publish(); b.setup(8)`` in IPython, then ``%timeit b.time_publish_receive(8)``.
+"""
+
+import os
+
+from fastcomm import Bus
+from fastcomm.testing import isolated_name
+
+COUNT = 100
+PAYLOADS = {"bytes": bytes(64), "int": 12345, "dict": {"symbol": "ABC", "price": 12.5, "lots": [1, 2, 3]}}
+
+
+class OnABus:
+    """Each benchmark has a bus of its own."""
+
+    def setup(self, *_):
+        self.bus = Bus.open(isolated_name())
+        self.publisher = self.bus.join("publisher")
+
+    def teardown(self, *_):
+        self.bus.close()
+
+
+class Publish(OnABus):
+    """COUNT messages of 256 bytes to each of `subscribers` agents."""
+
+    params = (1, 8, 64)
+    param_names = ("subscribers",)
+
+    def setup(self, subscribers):
+        super().setup()
+        self.agents = [self.bus.join(f"a{number}") for number in range(subscribers)]
+        for agent in self.agents:
+            agent.subscribe("orders.*")
+
+    def time_publish_receive(self, subscribers):
+        publish, payload = self.publisher.publish, bytes(256)
+        receives = [agent.try_receive for agent in self.agents]
+        for _ in range(COUNT):
+            publish("orders.new", payload)
+            for receive in receives:
+                receive()
+
+    def time_publish_receive_many(self, subscribers):
+        publish, payload = self.publisher.publish, bytes(256)
+        for _ in range(COUNT // 20):
+            for _ in range(20):
+                publish("orders.new", payload)
+            for agent in self.agents:
+                agent.receive_many()
+
+
+class PublishToNobody(OnABus):
+    """COUNT messages that none of `subscriptions` matches."""
+
+    params = (0, 100, 2000)
+    param_names = ("subscriptions",)
+
+    def setup(self, subscriptions):
+        super().setup()
+        listener = self.bus.join("listener")
+        for number in range(subscriptions):
+            listener.subscribe(f"other.{number}.>")
+
+    def time_publish(self, subscriptions):
+        publish = self.publisher.publish
+        for _ in range(COUNT):
+            publish("orders.new", b"")
+
+
+class Payload(OnABus):
+    """COUNT messages to one agent, encoded and decoded unless they are bytes."""
+
+    params = tuple(PAYLOADS)
+    param_names = ("payload",)
+
+    def setup(self, payload):
+        super().setup()
+        self.agent = self.bus.join("agent")
+        self.agent.subscribe("orders.new")
+
+    def time_publish_receive_data(self, payload):
+        publish, receive, value = self.publisher.publish, self.agent.try_receive, PAYLOADS[payload]
+        for _ in range(COUNT):
+            publish("orders.new", value)
+            assert receive().data
+
+
+class Membership(OnABus):
+    """Joining, subscribing and leaving beside `agents` others."""
+
+    params = (1, 100)
+    param_names = ("agents",)
+
+    def setup(self, agents):
+        super().setup()
+        self.others = [self.bus.join(f"other{number}") for number in range(agents)]
+
+    def time_join_close(self, agents):
+        self.bus.join("passing").close()
+
+    def time_subscribe_unsubscribe(self, agents):
+        self.publisher.subscribe("orders.>").unsubscribe()
+
+    def time_publish_after_a_change(self, agents):
+        """Each subscription that comes or goes has every publisher look up its subjects again."""
+        subscription = self.others[0].subscribe("orders.new")
+        self.publisher.publish("orders.new", b"")
+        self.others[0].receive()
+        subscription.unsubscribe()
+
+    def track_segment_bytes(self, agents):
+        return os.stat(self.bus.path).st_blocks * 512
+
+    track_segment_bytes.unit = "bytes"
+
+    def peakmem_joined(self, agents):
+        self.publisher.publish("orders.new", b"")

@@ -1,0 +1,119 @@
+"""Lines as JSON and as a table; and what machine they are from."""
+
+import datetime
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import fastcomm
+from benchlib.contest import Line, Setting, Skipped
+from benchlib.method import TOLERANCE, Gate
+from benchlib.processes import ALL_CPUS
+
+HEADINGS = (
+    "who",
+    "waits",
+    "pinned",
+    "bytes",
+    "",
+    "median",
+    "quartiles",
+    "unit",
+    "kept/dropped",
+    "ratio to",
+)
+NOISY = "?"  # after a median of blocks none of which could be kept
+
+
+def machine() -> dict[str, Any]:
+    return {
+        "cpu": cpu_model(),
+        "cpus": sorted(ALL_CPUS),
+        "load": os.getloadavg(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "python": platform.python_version(),
+        "fastcomm": fastcomm.__version__,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def cpu_model() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor()
+
+
+def document(
+    setting: Setting, gate: Gate, lines: Iterable[Line], skipped: Iterable[Skipped], failed: dict[str, str]
+) -> dict[str, Any]:
+    placement = setting.placement
+    return {
+        "machine": machine(),
+        "method": {
+            "quick": setting.quick,
+            "cpu_here": placement.here,
+            "cpus_there": placement.there,
+            "reference_loop_ns": gate.fastest,
+            "tolerance": TOLERANCE,
+        },
+        "lines": [line.as_json() for line in lines],
+        "skipped": [{"name": skip.name, "reason": skip.reason} for skip in skipped],
+        "failed": failed,
+    }
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def cells(line: Line) -> tuple[str, ...]:
+    summary = line.summary
+    return (
+        line.contender,
+        line.waiting or "-",
+        "yes" if line.pinned else "no",
+        "-" if line.payload is None else str(line.payload),
+        line.statistic,
+        number(summary.median) + (NOISY if summary.noisy else ""),
+        f"{number(summary.low)} .. {number(summary.high)}",
+        line.unit,
+        f"{summary.kept}/{summary.dropped}",
+        ", ".join(f"{ratio:.3g} {other}" for other, ratio in line.ratios.items())
+        if line.contender.startswith("fastcomm")
+        else "",
+    )
+
+
+def number(value: float) -> str:
+    """Four digits, thousands grouped."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def print_table(title: str, lines: Sequence[Line]) -> None:
+    rows = [cells(line) for line in lines]
+    if sys.stdout.isatty() and print_rich(title, rows):
+        return
+    widths = [max(map(len, column)) for column in zip(HEADINGS, *rows, strict=True)]
+    print(f"\n{title}")
+    for row in (HEADINGS, *rows):
+        print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    sys.stdout.flush()
+
+
+def print_rich(title: str, rows: Iterable[Sequence[str]]) -> bool:
+    """False if rich is not installed."""
+    try:
+        from rich.console import Console
+        from rich.table import Table
+    except ImportError:
+        return False
+    table = Table(*HEADINGS, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+    return True

@@ -1,0 +1,237 @@
+"""How much goes through rings and the bus: one call a message, batches, four to one, one to eight."""
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+
+from benchlib import limits
+from benchlib.channels import (
+    CAPACITY,
+    CHANNELS,
+    JOIN_SECONDS,
+    BusChannel,
+    Channel,
+    PipeChannel,
+    RingChannel,
+    consume,
+    produce,
+    produce_batches,
+)
+from benchlib.contest import Contender, Contenders, Contest, Setting, Skipped
+from benchlib.method import Figures, calibrate
+from benchlib.processes import Worker
+from fastcomm import RingBuffer
+from fastcomm.testing import isolated_name
+
+ONE_THREAD_PAYLOAD = 512
+PAYLOAD = 256
+BATCH = 128
+FAN_OUT = 8
+PRODUCERS = 4
+
+
+# ---- one thread: what a put and a get cost
+
+
+def put_and_get(setting: Setting, stack: contextlib.ExitStack) -> Contenders:
+    ring = RingBuffer.create(isolated_name(), capacity=CAPACITY)
+    stack.callback(ring.close)
+    pipe = PipeChannel(stack)
+    return [
+        one_thread("fastcomm ring", ring.put, ring.get, setting),
+        one_thread("mp.Pipe", pipe.sender(), pipe.receiver(), setting),
+        copy_limit(setting),
+    ]
+
+
+def one_thread(
+    name: str, put: Callable[[bytes], object], get: Callable[[], bytes], setting: Setting
+) -> Contender:
+    payload = bytes(ONE_THREAD_PAYLOAD)
+
+    def block(count: int) -> Figures:
+        started = time.perf_counter_ns()
+        for _ in range(count):
+            put(payload)
+            get()
+        return {"": (time.perf_counter_ns() - started) / count * 1e-3}
+
+    count = calibrate(block, 1000, setting.block_seconds)
+    return Contender(name, "", lambda: block(count))
+
+
+def copy_limit(setting: Setting) -> Contender | Skipped:
+    count = 100_000 if setting.quick else 1_000_000
+    return limits.contender(
+        "C ring", "", lambda: limits.only(limits.run("copy", count, ONE_THREAD_PAYLOAD), ("",), 1e-3)
+    )
+
+
+# ---- the measuring process consumes: messages a second from the first to the last
+
+
+def receive_one_by_one(receive: Callable[[], bytes], workers: Sequence[Worker], count: int) -> Figures:
+    start(workers, count)
+    receive()
+    started = time.perf_counter_ns()
+    for _ in range(count - 1):
+        receive()
+    elapsed = time.perf_counter_ns() - started
+    return finish(workers, (count - 1) / elapsed * 1e9)
+
+
+def receive_batches(ring: RingBuffer, workers: Sequence[Worker], count: int) -> Figures:
+    start(workers, count)
+    first = received = len(ring.get_many())
+    started = time.perf_counter_ns()
+    while received < count:
+        received += len(ring.get_many())
+    elapsed = time.perf_counter_ns() - started
+    return finish(workers, (count - first) / elapsed * 1e9)
+
+
+def start(workers: Sequence[Worker], count: int) -> None:
+    for worker in workers:
+        worker.start(count // len(workers))
+
+
+def finish(workers: Sequence[Worker], rate: float) -> Figures:
+    for worker in workers:
+        worker.result()
+    return {"": rate}
+
+
+def by_call(
+    name: str, channel: Channel, producers: int, setting: Setting, stack: contextlib.ExitStack
+) -> Contender:
+    receive = channel.receiver()
+    workers = [
+        stack.enter_context(Worker(setting.placement.cpu_of(i), produce, channel, bytes(PAYLOAD)))
+        for i in range(producers)
+    ]
+    waiting = "spins" if name.startswith("fastcomm") else "sleeps"
+    return paced(name, waiting, lambda count: receive_one_by_one(receive, workers, count), setting)
+
+
+def by_batch(producers: int, setting: Setting, stack: contextlib.ExitStack) -> Contender:
+    ring = RingChannel(stack).ring
+    workers = [
+        stack.enter_context(Worker(setting.placement.cpu_of(i), produce_batches, ring, bytes(PAYLOAD), BATCH))
+        for i in range(producers)
+    ]
+    return paced("fastcomm ring", "spins", lambda count: receive_batches(ring, workers, count), setting)
+
+
+def paced(name: str, waiting: str, block: Callable[[int], Figures], setting: Setting) -> Contender:
+    """A contender whose blocks last as long as they should, in whole batches of each producer."""
+    unit = BATCH * PRODUCERS
+    count = calibrate(block, unit, setting.block_seconds) // unit * unit
+    return Contender(name, waiting, lambda: block(count))
+
+
+def ring_limit(setting: Setting) -> Contender | Skipped:
+    count = 50_000 if setting.quick else 1_000_000
+    pair = limits.cpus(setting.placement)
+    return limits.contender("C ring", "spins", lambda: limits.run("ring", count, PAYLOAD, *pair))
+
+
+def one_to_one(setting: Setting, stack: contextlib.ExitStack) -> Contenders:
+    names = ("fastcomm ring", "mp.Pipe", "mp.Queue")
+    return [*(by_call(name, CHANNELS[name](stack), 1, setting, stack) for name in names), ring_limit(setting)]
+
+
+def one_to_one_batches(setting: Setting, stack: contextlib.ExitStack) -> Contenders:
+    return [by_batch(1, setting, stack), ring_limit(setting)]
+
+
+def four_to_one(setting: Setting, stack: contextlib.ExitStack) -> Contenders:
+    names = ("fastcomm ring", "mp.Queue")
+    return [by_call(name, CHANNELS[name](stack), PRODUCERS, setting, stack) for name in names]
+
+
+def four_to_one_batches(setting: Setting, stack: contextlib.ExitStack) -> Contenders:
+    return [by_batch(PRODUCERS, setting, stack), ring_limit(setting)]
+
+
+def bus_one_to_one(setting: Setting, stack: contextlib.ExitStack) -> Contenders:
+    peers = ("fastcomm ring", "mp.Pipe", "mp.Queue")
+    return [
+        by_call("fastcomm bus", BusChannel(stack), 1, setting, stack),
+        *(by_call(name, CHANNELS[name](stack), 1, setting, stack) for name in peers),
+    ]
+
+
+# ---- the measuring process publishes to eight: deliveries a second until the last has its last
+
+
+def fan_out(setting: Setting, stack: contextlib.ExitStack) -> Contenders:
+    return [bus_fan_out(setting, stack), pipe_fan_out(setting, stack)]
+
+
+def bus_fan_out(setting: Setting, stack: contextlib.ExitStack) -> Contender:
+    channel = BusChannel(stack)
+    workers = consumers([channel] * FAN_OUT, setting, stack)
+    agent = channel.bus.join()
+    agent.wait_for_subscribers("bench.data", FAN_OUT, timeout=JOIN_SECONDS)
+    payload = bytes(PAYLOAD)
+
+    def send_all(count: int) -> None:
+        for _ in range(count):
+            agent.publish("bench.data", payload)
+
+    return paced("fastcomm bus", "spins", lambda count: deliver(send_all, workers, count), setting)
+
+
+def pipe_fan_out(setting: Setting, stack: contextlib.ExitStack) -> Contender:
+    channels = [PipeChannel(stack) for _ in range(FAN_OUT)]
+    workers = consumers(channels, setting, stack)
+    sends = [channel.sender() for channel in channels]
+    payload = bytes(PAYLOAD)
+
+    def send_all(count: int) -> None:
+        for _ in range(count):
+            for send in sends:
+                send(payload)
+
+    return paced("mp.Pipe x 8", "sleeps", lambda count: deliver(send_all, workers, count), setting)
+
+
+def consumers(channels: Sequence[Channel], setting: Setting, stack: contextlib.ExitStack) -> list[Worker]:
+    return [
+        stack.enter_context(Worker(setting.placement.cpu_of(i), consume, channel))
+        for i, channel in enumerate(channels)
+    ]
+
+
+def deliver(send_all: Callable[[int], None], workers: Sequence[Worker], count: int) -> Figures:
+    for worker in workers:
+        worker.start(count)
+    started = time.monotonic_ns()
+    send_all(count)
+    ended = max(worker.result() for worker in workers)
+    return {"": len(workers) * count / (ended - started) * 1e9}
+
+
+CONTESTS = [
+    Contest("ring put+get", "put and get in one thread", "us", ONE_THREAD_PAYLOAD, put_and_get),
+    Contest("ring 1:1", "one call a message", "msg/s", PAYLOAD, one_to_one, needs_two_cpus=True),
+    Contest(
+        "ring 1:1 batches",
+        f"put_many of {BATCH}, get_many",
+        "msg/s",
+        PAYLOAD,
+        one_to_one_batches,
+        needs_two_cpus=True,
+    ),
+    Contest("ring 4:1", "one call a message", "msg/s", PAYLOAD, four_to_one),
+    Contest(
+        "ring 4:1 batches",
+        f"put_many of {BATCH}, get_many",
+        "msg/s",
+        PAYLOAD,
+        four_to_one_batches,
+        needs_two_cpus=True,
+    ),
+    Contest("bus 1:1", "publish to receive, one call a message", "msg/s", PAYLOAD, bus_one_to_one),
+    Contest("bus 1:8", "deliveries, one call a message", "msg/s", PAYLOAD, fan_out),
+]
