@@ -24,7 +24,7 @@ def wait_until(condition: Callable[[], object], seconds: float = LONG) -> None:
 
 
 def fork(work: Callable[[], object]) -> int:
-    """Run `work` in a forked child that ends without cleaning up, with status 0 if nothing was raised; its pid."""
+    """Run `work` in a forked child that ends without cleaning up, with 0 if nothing was raised; its pid."""
     pid = os.fork()
     if pid:
         return pid
