@@ -85,8 +85,8 @@ class Model:
         while self.seen < len(self.runs) and self.runs[self.seen].skipped:
             self.aborted += self.runs[self.seen].given_up
             self.seen += 1
-        if self.seen == len(self.runs):
-            self.release()
+        if self.seen == len(self.runs) or self.runs[self.seen].pending:
+            self.release()  # what was skipped is room that a producer may wait for
             return None
         return self.runs[self.seen].data
 

@@ -292,7 +292,7 @@ def test_no_resource_tracker_is_started_and_no_shared_memory_module_loaded(name:
 def test_shared_memory_of_multiprocessing_attaches_to_the_file_and_a_ring_can_be_laid_over_it(
     name: str,
 ) -> None:
-    with RingBuffer.create(name, capacity=1024) as ring:
+    with RingBuffer.create(name, capacity=1024, directory="/dev/shm") as ring:
         untracked = {"track": False} if sys.version_info >= (3, 13) else {}
         shared = SharedMemory(os.path.basename(ring.path), **untracked)
         if not untracked:
