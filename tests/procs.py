@@ -1,4 +1,4 @@
-"""Processes for the tests of rings: forked ones, scripts under a fresh interpreter, and waiting for what they do."""
+"""Processes for the tests of rings: forked ones, scripts under a fresh interpreter, waiting for them."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ def wait_until(condition: Callable[[], object], seconds: float = LONG) -> None:
 
 
 def fork(work: Callable[[], object]) -> int:
-    """Run `work` in a forked child that then ends without any cleaning up; its pid. Exit status 0 if nothing was raised."""
+    """Run `work` in a forked child that ends without cleaning up, with 0 if nothing was raised; its pid."""
     pid = os.fork()
     if pid:
         return pid

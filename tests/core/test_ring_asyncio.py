@@ -1,4 +1,4 @@
-"""RingBuffer in event loops: waiting on a descriptor without a thread, cancelling, and the descriptor for other loops."""
+"""RingBuffer in event loops: waiting without a thread, cancelling, and the descriptor for other loops."""
 
 import asyncio
 import os
@@ -54,7 +54,9 @@ async def rested(*tasks: asyncio.Task[Any]) -> None:
     assert not any(task.done() for task in tasks)
 
 
-def test_get_async_waits_for_a_record_of_another_handle(ring: RingBuffer, other: RingBuffer, run: Run) -> None:
+def test_get_async_waits_for_a_record_of_another_handle(
+    ring: RingBuffer, other: RingBuffer, run: Run
+) -> None:
     async def main() -> None:
         task = asyncio.create_task(ring.get_async())
         await rested(task)
@@ -330,7 +332,7 @@ def test_the_death_of_the_last_other_handle_ends_a_wait(ring: RingBuffer, run: R
         os.close(fd)
 
 
-# ----------------------------------------------------------------------------------------------------------- fileno
+# ---------------------------------------------------------------------------------------------------- fileno
 
 
 def readable(fd: int, milliseconds: int = 0) -> bool:
@@ -343,7 +345,9 @@ def drain(ring: RingBuffer) -> list[bytes]:
     return list(iter(ring.try_get, None))
 
 
-def test_the_descriptor_is_readable_until_a_get_has_found_nothing(ring: RingBuffer, other: RingBuffer) -> None:
+def test_the_descriptor_is_readable_until_a_get_has_found_nothing(
+    ring: RingBuffer, other: RingBuffer
+) -> None:
     fd = ring.fileno()
     assert ring.fileno() == fd
     assert readable(fd)  # there may be records from before

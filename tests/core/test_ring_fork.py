@@ -1,4 +1,4 @@
-"""RingBuffer and processes that start others: fork in the middle of things, and pickling under every start method."""
+"""RingBuffer and processes that start others: fork in the middle of things, pickling, every start method."""
 
 import multiprocessing
 import os
@@ -128,7 +128,7 @@ def test_the_child_can_use_a_handle_that_a_thread_of_the_parent_was_waiting_in(r
 
 
 def test_a_fork_while_another_thread_holds_the_gate_does_not_lock_the_child_out(ring: RingBuffer) -> None:
-    """The child's mutex is new, and the lock is the parent's description's: it waits for the parent, no longer."""
+    """The child's mutex is new and the lock is the parent's: it waits until the parent is done, no longer."""
     ring._segment.enter_gate()
 
     def work() -> None:
@@ -237,7 +237,8 @@ PICKLING = """if True:
             requests.put(b"end")
             child.join()
             assert child.exitcode == 0
-            assert requests._segment.deaths[0] == answers._segment.deaths[0] == 0, "the child left, it did not die"
+            deaths = requests._segment.deaths[0], answers._segment.deaths[0]
+            assert deaths == (0, 0), "the child left, it did not die"
             assert len(requests._segment.taken_slots()) == 1
         print("done")
 """

@@ -38,7 +38,7 @@ class Run:
 
 
 class Model:
-    """What the ring holds. `runs` begins at its head; `seen` of them are behind the consumer and not released yet."""
+    """What the ring holds: `runs` from its head on; the first `seen` are consumed and not released yet."""
 
     def __init__(self, cells: int) -> None:
         self.cells = cells
@@ -85,8 +85,8 @@ class Model:
         while self.seen < len(self.runs) and self.runs[self.seen].skipped:
             self.aborted += self.runs[self.seen].given_up
             self.seen += 1
-        if self.seen == len(self.runs):
-            self.release()
+        if self.seen == len(self.runs) or self.runs[self.seen].pending:
+            self.release()  # what was skipped is room that a producer may wait for
             return None
         return self.runs[self.seen].data
 

@@ -1,4 +1,4 @@
-"""The segment of a ring: spoiled contents, too little memory, and what the rest of Python does with the file."""
+"""The segment of a ring: spoiled contents, too little memory, what the rest of Python does with the file."""
 
 import ctypes
 import os
@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Iterator
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
@@ -45,20 +46,24 @@ def patch(path: Path, offset: int, data: bytes) -> None:
         file.write(data)
 
 
-# ------------------------------------------------------------------------------------------------- spoiled contents
+# ------------------------------------------------------------------------------------------ spoiled contents
 
 
 def test_a_file_with_another_magic_is_no_segment(name: str, at_rest: Path) -> None:
     patch(at_rest, 0, b"notmagic")
     for call in (RingBuffer.attach, RingBuffer.create):
-        with pytest.raises(CorruptSegmentError, match="is not a fastcomm segment: it begins with 6e6f746d61676963"):
+        with pytest.raises(
+            CorruptSegmentError, match="is not a fastcomm segment: it begins with 6e6f746d61676963"
+        ):
             call(name)
 
 
 def test_another_layout_version_is_an_error_with_both_numbers(name: str, at_rest: Path) -> None:
     patch(at_rest, 8, (99).to_bytes(4, "little"))
     for call in (RingBuffer.attach, RingBuffer.create):
-        with pytest.raises(AbiMismatchError, match="has layout version 99, this build of fastcomm reads version 1") as e:
+        with pytest.raises(
+            AbiMismatchError, match="has layout version 99, this build of fastcomm reads version 1"
+        ) as e:
             call(name)
         assert (e.value.found, e.value.expected) == (99, 1)
 
@@ -124,7 +129,10 @@ USE = """if True:
     good = open(sys.argv[2], "rb").read()
     outcomes = {}
     for offset in eval(sys.argv[3]):
-        for garbage in (bytes(8), b"\\xff" * 8, b"\\x01\\0\\0\\0\\0\\0\\0\\x80", b"\\0\\x10\\0\\0\\x05\\x11\\0\\0", b"PQRSTUVW"):
+        for garbage in (
+            bytes(8), b"\\xff" * 8, b"\\x01\\0\\0\\0\\0\\0\\0\\x80", b"\\0\\x10\\0\\0\\x05\\x11\\0\\0",
+            b"PQRSTUVW",
+        ):
             with open(sys.argv[2], "wb") as file:
                 file.write(good[:offset] + garbage + good[offset + 8:])
             sys.stdout.write(f"{offset} {garbage!r}\\n"); sys.stdout.flush()
@@ -138,7 +146,7 @@ USE = """if True:
 """
 
 PARTS = {
-    "header": f"range(0, 640, 8)",
+    "header": "range(0, 640, 8)",
     "participants": f"[*range({PAGE}, {PAGE} + 128, 8), {RING} - 64, {RING} - 8]",
     "ring": f"range({RING}, {RING} + 768, 8)",
     "headers and cells": f"range({RING} + 768, {RING} + 768 + 16 * 8 + 256, 8)",
@@ -170,7 +178,8 @@ SPOIL = """if True:
             print(offset, garbage, flush=True)
             for call in (
                 other.try_get, lambda: ring.try_put(b"y" * 200), lambda: ring.put(b"z", timeout=0.001),
-                lambda: other.get(timeout=0.001), other.try_get_many, lambda: ring.put_many([b"z"] * 20, timeout=0.001),
+                lambda: other.get(timeout=0.001), other.try_get_many,
+                lambda: ring.put_many([b"z"] * 20, timeout=0.001),
                 ring.stats, other._unread, lambda: other.get(timeout=0.001), ring.fileno, other.fileno,
             ):
                 try:
@@ -189,7 +198,7 @@ def test_control_words_that_are_overwritten_while_in_use_make_errors_of_ours(nam
     assert run_python(SPOIL, name).endswith("END\n")
 
 
-# ------------------------------------------------------------------------------------------------- too little memory
+# ----------------------------------------------------------------------------------------- too little memory
 
 
 @pytest.fixture
@@ -205,7 +214,9 @@ def tiny(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_too_little_shared_memory_is_an_error_at_creation_that_says_what_to_do(name: str, tiny: Path) -> None:
-    with pytest.raises(ShmFullError, match=r"65536 are free on .*--shm-size.*directory= or FASTCOMM_DIR") as e:
+    with pytest.raises(
+        ShmFullError, match=r"65536 are free on .*--shm-size.*directory= or FASTCOMM_DIR"
+    ) as e:
         RingBuffer.create(name, capacity=1 << 16, directory=tiny)
     assert e.value.needed > 1 << 16
     assert e.value.free == 1 << 16
@@ -217,9 +228,8 @@ def test_too_little_shared_memory_is_an_error_at_creation_that_says_what_to_do(n
 
 def test_a_ring_that_was_created_goes_on_when_the_file_system_is_full(name: str, tiny: Path) -> None:
     with RingBuffer.create(name, capacity=8192, directory=tiny) as ring:
-        with pytest.raises(OSError, match="No space left"), open(tiny / "filler", "wb", buffering=0) as file:
-            while True:
-                file.write(bytes(4096))
+        with open(tiny / "filler", "wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+            deque(file.write(bytes(4096)) for _ in range(100))
         for _ in range(3):
             ring.put_many([bytes(100)] * 60)
             assert len(ring.get_many()) == 60
@@ -241,7 +251,7 @@ def test_a_limit_on_file_sizes_is_an_error_at_creation(name: str) -> None:
         RingBuffer.attach(name)
 
 
-# -------------------------------------------------------------------------------------------- the rest of the system
+# ------------------------------------------------------------------------------------ the rest of the system
 
 
 USE_AND_EXIT = """if True:
@@ -273,13 +283,16 @@ def test_no_resource_tracker_is_started_and_no_shared_memory_module_loaded(name:
         with RingBuffer.create(sys.argv[1]) as ring:
             ring.put(b"x")
             assert ring.get() == b"x"
-        print(sorted(m for m in sys.modules if m.split(".")[0] in ("multiprocessing", "numpy", "psutil", "asyncio")))
+        unwanted = {"multiprocessing", "numpy", "psutil", "asyncio"}
+        print(sorted(m for m in sys.modules if m.split(".")[0] in unwanted))
     """
     assert run_python(code, name) == "[]\n"
 
 
-def test_shared_memory_of_multiprocessing_attaches_to_the_file_and_a_ring_can_be_laid_over_it(name: str) -> None:
-    with RingBuffer.create(name, capacity=1024) as ring:
+def test_shared_memory_of_multiprocessing_attaches_to_the_file_and_a_ring_can_be_laid_over_it(
+    name: str,
+) -> None:
+    with RingBuffer.create(name, capacity=1024, directory="/dev/shm") as ring:
         untracked = {"track": False} if sys.version_info >= (3, 13) else {}
         shared = SharedMemory(os.path.basename(ring.path), **untracked)
         if not untracked:

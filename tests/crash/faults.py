@@ -16,7 +16,9 @@ from fastcomm._core.ring import Ring
 from fastcomm.rings import RingBuffer
 
 HEADER = Path(fastcomm.__file__).parent / "_core" / "include" / "fc_hooks.h"
-HOOKS = {name: number for number, name in enumerate(re.findall(r"^    FC_HOOK_(\w+)", HEADER.read_text(), re.M))}
+HOOKS = {
+    name: number for number, name in enumerate(re.findall(r"^    FC_HOOK_(\w+)", HEADER.read_text(), re.M))
+}
 
 PERIOD = 1 << 36
 RING = 1  # number of the ring's section
@@ -24,7 +26,7 @@ NOT_EMPTY, NOT_FULL = 384, 512  # offsets of the two places to sleep
 
 
 def ring_at(name: str, cells: int, start: int) -> RingBuffer:
-    """A new ring whose positions begin at `start`, with one lap behind it so that no header was never written."""
+    """A new ring whose positions begin at `start`, one lap on: every header has been written once."""
     ring = RingBuffer.create(name, capacity=cells * 64)
     memory = ring._segment.memory(*ring._segment.section(RING))
     memory[:] = bytes(len(memory))
@@ -43,11 +45,13 @@ def sleeps(ring: RingBuffer, where: int) -> bool:
     return bool(memory[where + 4])
 
 
-# ---------------------------------------------------------------------------------------------------------- victims
+# --------------------------------------------------------------------------------------------------- victims
 
 
-def start_victim(module: ModuleType, hook: str, prepare: Callable[[], object], work: Callable[[], object]) -> int:
-    """Fork a child that runs `prepare`, then `work` until it passes the hook; its pid, once it has stopped there."""
+def start_victim(
+    module: ModuleType, hook: str, prepare: Callable[[], object], work: Callable[[], object]
+) -> int:
+    """Fork a child that runs `prepare`, then `work` until it passes the hook; its pid, once it stopped."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -93,11 +97,13 @@ def victim(
         it.kill()
 
 
-# --------------------------------------------------------------------------------------------------------- messages
+# -------------------------------------------------------------------------------------------------- messages
 
 
 def message(producer: int, sequence: int, nbytes: int) -> bytes:
-    body = struct.pack("<II", producer, sequence) + bytes((producer + sequence + i) & 0xFF for i in range(nbytes))
+    body = struct.pack("<II", producer, sequence) + bytes(
+        (producer + sequence + i) & 0xFF for i in range(nbytes)
+    )
     return body + struct.pack("<I", zlib.crc32(body))
 
 
@@ -112,7 +118,9 @@ class Checker:
         body, checksum = data[:-4], struct.unpack("<I", data[-4:])[0]
         assert zlib.crc32(body) == checksum, f"torn: {data!r}"
         producer, sequence = struct.unpack_from("<II", body)
-        assert sequence > self.last.get(producer, 0), f"{producer} sent {sequence} after {self.last[producer]}"
+        assert sequence > self.last.get(producer, 0), (
+            f"{producer} sent {sequence} after {self.last[producer]}"
+        )
         self.last[producer] = sequence
         self.count += 1
         return producer, sequence

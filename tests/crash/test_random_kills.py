@@ -1,5 +1,7 @@
-"""Producers are killed at random moments and started again: what put() returned from arrives, once and in order."""
+"""Producers are killed at random and started again: what put() returned from arrives, once and in order."""
 
+import contextlib
+import itertools
 import mmap
 import os
 import random
@@ -20,7 +22,7 @@ MOST = 5  # messages in one call
 
 
 class Log:
-    """What the producers know of themselves, in memory that outlives them: numbers of messages begun and returned from."""
+    """In memory that outlives the producers: the numbers of the messages they began and returned from."""
 
     def __init__(self) -> None:
         self.memory = mmap.mmap(-1, mmap.PAGESIZE)
@@ -104,10 +106,8 @@ class Troop:
 
     def kill_all(self) -> None:
         for pid in self.pids.values():
-            try:
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
                 kill(pid)
-            except (ProcessLookupError, ChildProcessError):
-                pass
 
 
 @pytest.fixture(params=[16, 256], ids=["1 KiB", "16 KiB"])
@@ -196,10 +196,8 @@ def test_consumers_that_are_killed_hand_over_to_the_next_and_no_message_is_skipp
     log.end()
     rest: list[bytes] = []
     while ring._segment.others_alive() or ring.depth:
-        try:
+        with contextlib.suppress(Empty, PeerDiedError):
             rest += [record[:8] for record in ring.get_many(timeout=0.05)]
-        except (Empty, PeerDiedError):
-            pass
     os.waitpid(pid, 0)
     os.set_blocking(tell, True)
     os.close(tell)
@@ -208,7 +206,7 @@ def test_consumers_that_are_killed_hand_over_to_the_next_and_no_message_is_skipp
     os.close(hear)
     sequences = [struct.unpack_from("<II", noted, at)[1] for at in range(0, len(noted), 8)]
     sequences += [struct.unpack("<II", record)[1] for record in rest]
-    steps = [after - before for before, after in zip(sequences, sequences[1:], strict=False)]
+    steps = [after - before for before, after in itertools.pairwise(sequences)]
     # A kill between release and note costs that consumer the record that it held, no other; between copy and
     # release the record comes again.
     assert all(0 <= step <= 2 for step in steps), [step for step in steps if not 0 <= step <= 2]

@@ -117,7 +117,7 @@ class Drain:
 def test_a_producer_stopped_there_and_then_killed(
     ring: RingBuffer, producer: RingBuffer, hook: str, module: object, work: Work, holds_up: bool, sent: int
 ) -> None:
-    """Stopped it holds up the ring only between claim and commit; killed it leaves nothing but what it committed."""
+    """Stopped it holds up the ring only between claim and commit; killed it leaves only what it committed."""
     drain = Drain(ring)
     with victim(module, hook, lambda: work(ring), two_before(ring, work)) as it:  # type: ignore[arg-type]
         producer.put(message(2, 1, 30))
@@ -180,7 +180,9 @@ def test_a_consumer_asleep_on_the_claim_of_a_killed_producer_goes_on(
     assert ring.stats().aborted == 1
 
 
-def test_a_consumer_asleep_on_the_claim_of_the_last_other_handle_learns_of_its_death(ring: RingBuffer) -> None:
+def test_a_consumer_asleep_on_the_claim_of_the_last_other_handle_learns_of_its_death(
+    ring: RingBuffer,
+) -> None:
     with victim(protocol, "WRITE_HALF", lambda: put_one(ring)) as it:
         with pytest.raises(Empty, match=f"claimed and not sent by pid {it.pid} .*, alive"):
             ring.get(timeout=SHORT)
@@ -247,7 +249,7 @@ def test_a_helper_stopped_or_killed_at_the_header_of_another_ones_claim_does_no_
     RingBuffer.attach(ring.name).close()
 
 
-# --------------------------------------------------------------------------------------------------------- consumers
+# ------------------------------------------------------------------------------------------------- consumers
 
 
 @pytest.mark.parametrize(
@@ -260,15 +262,14 @@ def test_a_consumer_killed_while_it_releases_a_record(ring: RingBuffer, hook: st
     def prepare() -> None:
         assert ring.get() == b"1"
 
-    with victim(protocol, hook, ring.get, prepare) as it:
-        with RingBuffer.attach(ring.name) as successor:
-            with pytest.raises(RoleTakenError) as e:
-                successor.try_get()
-            assert e.value.pid == it.pid
-            with pytest.raises(Full, match=f"its consumer, pid {it.pid} .*, alive, which has taken nothing for"):
-                ring.put_many([b"more"] * CELLS, timeout=SHORT)
-            it.kill()
-            got = successor.get_many(timeout=LONG)
+    with victim(protocol, hook, ring.get, prepare) as it, RingBuffer.attach(ring.name) as successor:
+        with pytest.raises(RoleTakenError) as e:
+            successor.try_get()
+        assert e.value.pid == it.pid
+        with pytest.raises(Full, match=f"its consumer, pid {it.pid} .*, alive, which has taken nothing for"):
+            ring.put_many([b"more"] * CELLS, timeout=SHORT)
+        it.kill()
+        got = successor.get_many(timeout=LONG)
     assert got[: len(left)] == left
     assert set(got[len(left) :]) == {b"more"}
     assert len(got) <= CELLS
@@ -317,7 +318,7 @@ def test_a_producer_killed_as_it_falls_asleep_delays_nobody(
         assert ring.get(timeout=LONG) == b"z"
 
 
-# ------------------------------------------------------------------------------------------------------------ wakers
+# ---------------------------------------------------------------------------------------------------- wakers
 
 WAKER_STEPS = pytest.mark.parametrize("hook", ["WAKE_BEFORE_CLEAR", "WAKE_BEFORE_BUMP", "WAKE_BEFORE_FUTEX"])
 

@@ -72,7 +72,10 @@ def test_who_waits_for_a_stopped_creator_goes_on_when_it_is_killed(name: str, ho
 def test_a_joiner_stopped_or_killed_halfway_delays_no_message_and_frees_its_place(
     ring: RingBuffer, hook: str
 ) -> None:
-    with RingBuffer.attach(ring.name) as other, victim(segment, hook, lambda: RingBuffer.attach(ring.name)) as it:
+    with (
+        RingBuffer.attach(ring.name) as other,
+        victim(segment, hook, lambda: RingBuffer.attach(ring.name)) as it,
+    ):
         for number in range(100):
             other.put(b"%d" % number)
             assert ring.get(timeout=60) == b"%d" % number
@@ -123,7 +126,9 @@ def test_a_reaper_killed_halfway_is_finished_by_the_next(ring: RingBuffer) -> No
 
 @pytest.mark.parametrize("then", ["attach", "create"])
 def test_an_unlink_cut_short_is_finished_by_the_next_who_comes(name: str, then: str) -> None:
-    with victim(segment, "UNLINK_BEFORE_REMOVE", lambda: RingBuffer.create(name, capacity=1024).close()) as it:
+    with victim(
+        segment, "UNLINK_BEFORE_REMOVE", lambda: RingBuffer.create(name, capacity=1024).close()
+    ) as it:
         it.kill()
     path = segment_path(name)
     assert os.path.exists(path)
