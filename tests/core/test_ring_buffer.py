@@ -401,7 +401,7 @@ def test_the_text_of_a_time_out_names_who_holds_it_up(two: tuple[RingBuffer, Rin
     ring, other = two
     me = f"pid {os.getpid()} "
     with pytest.raises(Empty, match=f"attached besides: {me}.* alive"):
-        ring.get(timeout=0)
+        ring.get(timeout=0.01)
     while other.try_put(b""):
         pass
     with pytest.raises(Full, match=f"4096 of 4096 bytes wait for its consumer, {me}.*alive, which has taken"):
