@@ -1,9 +1,10 @@
-"""The role of a killed consumer, wanted by two at once. tests/model/role.pml has every interleaving; these are the worst, on the real thing."""
+"""The role of a killed consumer, wanted by two at once: the worst interleavings of tests/model/role.pml."""
 
-import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -13,13 +14,14 @@ from fastcomm.errors import RoleTakenError
 CONSUME_AND_DIE = """
 import os, signal, sys
 from fastcomm import RingBuffer
-RingBuffer.attach(sys.argv[1]).get()
+ring = RingBuffer.attach(sys.argv[1])
+ring.get()
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
 class Standby(RingBuffer):
-    """Between finding the consumer dead and acting upon it, a newcomer reaps it, gets its number, and does `meanwhile`."""
+    """Once it finds the consumer dead, a newcomer reaps that one, gets its number and role, and claims."""
 
     newcomer: RingBuffer | None = None
     becomes_consumer = True
@@ -35,29 +37,33 @@ class Standby(RingBuffer):
         return alive
 
 
-@pytest.fixture
-def standby(name):
-    ring = Standby.create(name)
-    ring.put_many([b"1", b"2", b"3"])
-    died = subprocess.run([sys.executable, "-c", CONSUME_AND_DIE, name], env=os.environ, check=False)
+@contextmanager
+def standby_for_the_dead(name: str, *, becomes_consumer: bool) -> Iterator[Standby]:
+    standby = Standby.create(name)
+    standby.becomes_consumer = becomes_consumer
+    standby.put_many([b"1", b"2", b"3"])
+    died = subprocess.run([sys.executable, "-c", CONSUME_AND_DIE, name], check=False)
     assert died.returncode == -signal.SIGKILL
-    yield ring
-    if ring.newcomer is not None:
-        ring.newcomer.close()
-    ring.close()
-    if os.path.exists(ring.path):
-        RingBuffer.attach(name).unlink()
+    yield standby
+    if standby.newcomer is not None:
+        standby.newcomer.close()
+    standby.unlink()
+    standby.close()
 
 
-def test_a_newcomer_that_took_the_role_of_the_dead_under_its_number_keeps_it(standby):
-    with pytest.raises(RoleTakenError):
-        standby.try_get()
-    assert standby.newcomer.try_get() == b"3"
+def test_a_newcomer_that_took_the_role_of_the_dead_under_its_number_keeps_it(name: str) -> None:
+    with standby_for_the_dead(name, becomes_consumer=True) as standby:
+        with pytest.raises(RoleTakenError):
+            standby.try_get()
+        assert standby.newcomer is not None
+        with standby.claim_of_newcomer as view:
+            view[:] = b"4"
+        assert standby.newcomer.get_many(2) == [b"3", b"4"]
 
 
-def test_a_claim_of_a_newcomer_under_the_number_of_the_dead_is_not_given_up(standby):
-    standby.becomes_consumer = False
-    assert standby.try_get() == b"2"
-    with standby.claim_of_newcomer as view:
-        view[:] = b"4"
-    assert standby.get_many(2) == [b"3", b"4"]
+def test_a_claim_of_a_newcomer_under_the_number_of_the_dead_is_not_given_up(name: str) -> None:
+    with standby_for_the_dead(name, becomes_consumer=False) as standby:
+        assert standby.try_get() == b"2"
+        with standby.claim_of_newcomer as view:
+            view[:] = b"4"
+        assert standby.get_many(2) == [b"3", b"4"]

@@ -9,8 +9,7 @@
  * 15,481,684 states, 40 s.
  * STRAY, K = 1: besides, once, a helper that slept for a whole period of positions writes WRITING of anybody into a
  *   cell whose header is not of this lap (protocol.pyx, "Why a helper may sleep at its worst place"), with this lap's
- *   tag or the last one's:
- * 15,360,832 states, 40 s.
+ *   tag or the last one's: 15,360,832 states, 40 s.
  * Must fail: NO_HELP, a claimer does not help; NO_SECOND_LOOK, a helper does not look at the tail again (a committed
  * record is overwritten); STRAY and HELP_ONCE, a helper whose CAS failed goes on (a later claim hides the last one's
  * wrong header).

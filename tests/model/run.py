@@ -4,8 +4,9 @@
     python3 tests/model/run.py --only RUN     one run, by its whole name
     python3 tests/model/run.py --list         their names
 
-Prints for each run its states, seconds and verdict; exits with 1 if any verdict is not the one expected, or nothing ran. Without spin or
-a C compiler it says so and exits with 0, or with 1 if CI is set. docs/models.md says what is modelled and what not.
+Prints for each run its states, seconds and verdict; exits with 1 if any verdict is not the one expected, or
+nothing ran. Without spin or a C compiler it says so and exits with 0, or with 1 if CI is set. docs/models.md
+says what is modelled and what not.
 """
 
 import os
@@ -45,7 +46,9 @@ CASES = (
     Case("close_epoch"),
     Case("close_epoch", ("PUNCH_HEADERS",)),
     Case("close_epoch", ("NO_CLOSE",), "the ring of an agent that leaves stays open"),
-    Case("close_epoch", ("CLOSE_WITHOUT_HELP",), "the last claim has no header when its tail word is replaced"),
+    Case(
+        "close_epoch", ("CLOSE_WITHOUT_HELP",), "the last claim has no header when its tail word is replaced"
+    ),
     Case("close_epoch", ("EPOCH_LAST",), "the epoch moves after the drain"),
     Case("close_epoch", ("NO_SECOND_LOAD",), "the publisher does not look at the epoch after its commit"),
     Case("close_epoch", ("NO_STALE_CHECK",), "the receiver does not compare epochs"),
@@ -67,7 +70,7 @@ CASES = (
 
 
 class Outcome(NamedTuple):
-    """`violation` is empty if the search was complete and found nothing; `problem` if pan could be built and run."""
+    """violation: empty if a complete search found nothing. problem: why there is no verdict, if so."""
 
     states: int = 0
     seconds: float = 0.0
@@ -80,7 +83,10 @@ def verify(case: Case, folder: Path) -> Outcome:
     optimised = ["-O2", "-DSAFETY", "-DCOLLAPSE", f"-DMEMLIM={MEGABYTES}"]
     for source in (HERE / f"{case.model}.pml", *HERE.glob("*.inc")):
         shutil.copy(source, folder)
-    for command in (["spin", "-a", *flags, f"{case.model}.pml"], [compiler(), *optimised, "-o", "pan", "pan.c"]):
+    for command in (
+        ["spin", "-a", *flags, f"{case.model}.pml"],
+        [compiler(), *optimised, "-o", "pan", "pan.c"],
+    ):
         built = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         if built.returncode or "Error" in built.stdout:
             return Outcome(problem=f"{command[0]}: {built.stdout}{built.stderr}")
@@ -98,7 +104,9 @@ def judge(report: str) -> Outcome:
     found = re.search(r"pan:1: (.+?) \(at depth", report)
     if not states or not errors or (errors[1] != "0" and not found):
         return Outcome(problem=report)
-    outcome = Outcome(int(states[1]), float(seconds[1]) if seconds else 0.0, found[1].strip() if found else "")
+    outcome = Outcome(
+        int(states[1]), float(seconds[1]) if seconds else 0.0, found[1].strip() if found else ""
+    )
     if not found and ("Search not completed" in report or "max search depth too small" in report):
         return outcome._replace(problem="the search was not complete:\n" + report)
     return outcome
@@ -118,7 +126,9 @@ def check(case: Case) -> bool:
     verdict = f"violated: {outcome.violation}" if outcome.violation else "holds"
     good = bool(outcome.violation) == bool(case.broken)
     expected = "" if good else f"   FAILED, must {'be caught' if case.broken else 'hold'}"
-    print(f"{case!s:52} {outcome.states:>11,} states {outcome.seconds:6.1f} s   {verdict}{expected}", flush=True)
+    print(
+        f"{case!s:52} {outcome.states:>11,} states {outcome.seconds:6.1f} s   {verdict}{expected}", flush=True
+    )
     if case.broken:
         print(f"{'':4}broken: {case.broken}", flush=True)
     return good
@@ -126,7 +136,9 @@ def check(case: Case) -> bool:
 
 def missing() -> str:
     tools = {"spin": "apt install spin", compiler(): "apt install gcc"}
-    return "; ".join(f"no {tool} on PATH (Debian: {hint})" for tool, hint in tools.items() if not shutil.which(tool))
+    return "; ".join(
+        f"no {tool} on PATH (Debian: {hint})" for tool, hint in tools.items() if not shutil.which(tool)
+    )
 
 
 def chosen(case: Case, words: list[str]) -> bool:
