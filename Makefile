@@ -7,18 +7,19 @@ RUN := $(VENV)/bin/python scripts/ci_jobs.py
 SOURCES := setup.py pyproject.toml scripts/ci_jobs.py $(wildcard \
 	fastcomm/_core/*.pyx fastcomm/_core/*.pxd fastcomm/_core/include/*.h)
 
-.PHONY: menu setup demo test lint asan tsan bench wheel ci-extra clean
+.PHONY: menu setup demo test lint model asan tsan bench wheel ci-extra clean
 
 menu:
 	@echo 'make setup      a virtual environment in .venv with fastcomm compiled in place (PYTHON=python3.12 to choose)'
 	@echo 'make demo       set up, and show what fastcomm does'
 	@echo 'make test       set up, run the tests on the release build, and the crash tests on the debug build'
 	@echo 'make lint       ruff, cython-lint, mypy, stubtest, a build with warnings as errors'
+	@echo 'make model      the models of the protocol, all interleavings of them, with spin (docs/models.md); 3 minutes'
 	@echo 'make asan       the tests under AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo 'make tsan       the tests of threads that share a mapping under ThreadSanitizer'
 	@echo 'make bench      measure, 2 to 3 minutes (BENCH="--only ring" to choose; docs/benchmarks.md)'
 	@echo 'make wheel      sdist and wheel in dist/, and a smoke test of the wheel in a clean environment'
-	@echo 'make ci-extra   all that CI runs after `make test`: lint, asan, wheel, Python 3.12 and 3.13, bench briefly'
+	@echo 'make ci-extra   all that CI runs after `make test`: lint, model, asan, wheel, Python 3.12 and 3.13, bench briefly'
 	@echo 'make clean      remove all that was built, but not .venv'
 
 setup: $(STAMP)
@@ -33,7 +34,7 @@ $(STAMP): $(SOURCES)
 demo: $(STAMP)
 	@$(VENV)/bin/fastcomm demo
 
-test lint asan tsan wheel ci-extra: $(STAMP)
+test lint model asan tsan wheel ci-extra: $(STAMP)
 	@$(RUN) $@
 
 bench: $(STAMP)

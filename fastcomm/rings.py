@@ -166,6 +166,16 @@ class RingBuffer(Ring):
     def _owner_alive(self, owner: int) -> bool:
         return self._segment.alive(owner - 1)
 
+    def _reap_owner(self, owner: int) -> None:
+        segment = self._segment
+        segment.enter_gate()  # nobody joins meanwhile: the number means who was found dead, or a newcomer that lives
+        try:
+            _reap(segment, self)
+            if not segment.alive(owner - 1):
+                self._drop_roles(owner)
+        finally:
+            segment.leave_gate()
+
     def _owner_pid(self, owner: int) -> int:
         return self._segment.pid_of(owner - 1)
 

@@ -16,13 +16,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from job_runner import ROOT, Count, Job, JobFailed, JobSkipped, count_tests, output_of, run, run_jobs
+from job_runner import CI, ROOT, Count, Job, JobFailed, JobSkipped, count_tests, output_of, run, run_jobs
 
 CORE = ROOT / "fastcomm" / "_core"
 BUILD = ROOT / "build"
 DIST = ROOT / "dist"
 VENV = ROOT / ".venv"
 EXTRAS = ("test", "lint", "cli")
+NO_QUESTIONS = {"DEBIAN_FRONTEND": "noninteractive"}
 
 
 @dataclass(frozen=True)
@@ -226,6 +227,23 @@ def lint(count: Count) -> None:
     count.step("build with warnings as errors", command, env=WERROR.switches)
 
 
+def model(count: Count) -> None:
+    """The models of the protocol, each variant a step of its own."""
+    install_spin()
+    runner = [sys.executable, ROOT / "tests" / "model" / "run.py"]
+    for case in output_of(*runner, "--list").splitlines():
+        count.step(f"model {case}", [*runner, "--only", case])
+
+
+def install_spin() -> None:
+    """CI's machine gets it if it can; on anybody else's nothing is installed."""
+    if not shutil.which("spin") and CI and os.geteuid() == 0 and shutil.which("apt-get"):
+        run("apt-get update", ["apt-get", "update", "-q"])
+        run("apt-get install spin", ["apt-get", "install", "-q", "-y", "spin"], env=NO_QUESTIONS)
+    if not shutil.which("spin"):
+        raise JobSkipped("no spin on PATH (Debian: apt install spin)")
+
+
 def wheel(count: Count) -> None:
     """The sdist, a wheel made from it alone, what is in them, and the wheel at work outside the tree."""
     shutil.rmtree(DIST, ignore_errors=True)
@@ -252,6 +270,7 @@ def bench(count: Count) -> None:
 JOBS: dict[str, Job] = {
     "test": test,
     "lint": lint,
+    "model": model,
     "asan": asan,
     "tsan": tsan,
     "wheel": wheel,
@@ -259,7 +278,7 @@ JOBS: dict[str, Job] = {
     "py313": other_python("3.13"),
     "bench": bench,
 }
-CI_EXTRA = ("lint", "asan", "wheel", "py312", "py313", "bench")
+CI_EXTRA = ("lint", "model", "asan", "wheel", "py312", "py313", "bench")
 
 
 def main(arguments: list[str]) -> int:

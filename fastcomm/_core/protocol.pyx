@@ -27,9 +27,10 @@ right. Otherwise the header has been written since, and its tag differs from w's
 has gone round a whole period (tens of minutes at full speed): H asleep for exactly that long could find w
 again and write WRITING(somebody) into a cell that is not claimed, or is claimed by another. No harm comes of
 it: a consumer that finds WRITING at head == tail takes it for nothing there; help() compares owner and
-length, not only the tag, and corrects the word; commit replaces any word but ABORTED; and the consumer aborts
-only a word whose owner and length agree with the tail's if it is the last claim. A consumer as the helper
-never meets this: nothing goes round while it sleeps.
+length, not only the tag, corrects the word, and tries again if another word came between; commit replaces any
+word but ABORTED; and the consumer aborts only a word whose owner and length agree with the tail's if it is
+the last claim. A consumer as the helper never meets this: nothing goes round while it sleeps. This is STRAY
+in tests/model/ring.pml.
 
 Interior cells get the tag of their lap each time, so no header word is older than one lap (but for those of a
 dead claimer, one lap each), and "not this lap's tag" always means "not written in this lap". One store of 8
@@ -132,17 +133,18 @@ cdef void help_last_claim(ring_t *ring, uint64_t tail) noexcept nogil:
     if length == 0:
         return
     start = tail_start(tail)
+    writing = header_word(tag_of(ring, start), tail_owner(tail), length, FC_WRITING)
     # SYNC claim-headed: acquire, so that our CAS of the tail publishes a header which somebody else wrote.
     header = fc_load_acquire_u64(header_at(ring, start))
-    writing = header_word(tag_of(ring, start), tail_owner(tail), length, FC_WRITING)
-    if header_tag(header) == tag_of(ring, start) and (
-            header_state(header) != FC_WRITING or header == writing):
-        return
-    # The second look: without it a header that was written and consumed since the first would be overwritten.
-    if fc_load_acquire_u64(&ring.shared.tail) != tail:
-        return
-    fc_hook(FC_HOOK_HELP_BEFORE_CAS)
-    fc_cas_acqrel_u64(header_at(ring, start), &header, writing)
+    while not (header_tag(header) == tag_of(ring, start) and (
+            header_state(header) != FC_WRITING or header == writing)):
+        # The second look: without it a header that was written and consumed since would be overwritten.
+        if fc_load_acquire_u64(&ring.shared.tail) != tail:
+            return
+        fc_hook(FC_HOOK_HELP_BEFORE_CAS)
+        # Again if it fails: what came between may be the word of a helper that had slept.
+        if fc_cas_acqrel_u64(header_at(ring, start), &header, writing):
+            return
 
 
 cdef void tag_interior(ring_t *ring, uint64_t position, uint32_t cells) noexcept nogil:

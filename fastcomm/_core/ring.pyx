@@ -131,6 +131,10 @@ cdef class Ring:
         """Whether the holder of that number lives. Asked when its claim or its role stands in the way."""
         return True
 
+    def _reap_owner(self, int owner):
+        """The owner of that number was found dead: take what it had, its role at least, unless it is somebody else's by now."""
+        self._resolve_dead(owner)
+
     def _owner_pid(self, int owner):
         return 0
 
@@ -177,7 +181,11 @@ cdef class Ring:
                     pid=self._owner_pid(holder),
                 )
             if holder:
-                ring_resolve_dead(&self.ring, holder)
+                # Not from here: until we get to it somebody else may have reaped it, and its number, its role and claims in
+                # progress may be a live newcomer's.
+                self._reap_owner(holder)
+                holder = fc_load_acquire_u32(word)
+                continue
             # SYNC role-passed: acquires what the last holder did, up to its CAS in _drop_roles or its reaper's.
             if fc_cas_acqrel_u32(word, &holder, self.ring.owner):
                 break
