@@ -27,25 +27,28 @@ if TYPE_CHECKING:
 __all__ = ["RingBuffer", "RingStats"]
 
 MAX_HANDLES = 256
-WORTH_TELLING_SECONDS = 0.001  # who polls with a time-out of 0 knows why nothing came; describing others takes 40 us
+# who polls with a time-out of 0 knows why nothing came; describing others takes 40 us
+WORTH_TELLING_SECONDS = 0.001
 MIN_CAPACITY = 1024
 MAX_CAPACITY = 4 << 30
 
 
 class RingBuffer(Ring):
-    """Records of bytes through shared memory, from one or many producers to one consumer, in order, exactly once.
+    """Records of bytes through shared memory, from one or many producers to one consumer, in order, exactly
+    once.
 
-    ``RingBuffer.create(name)`` makes it, ``RingBuffer.attach(name)`` opens it in any process of the same user. Every handle may
-    put; the first that gets becomes the consumer. A record that put() has returned from survives its producer. At most
-    256 handles at a time. The last handle to close removes the ring, unless it holds unread records.
+    ``RingBuffer.create(name)`` makes it, ``RingBuffer.attach(name)`` opens it in any process of the same
+    user. Every handle may put; the first that gets becomes the consumer. A record that put() has returned
+    from survives its producer. At most 256 handles at a time. The last handle to close removes the ring,
+    unless it holds unread records.
 
-    Thread safety: threads may share a handle. A wait gives up the GIL. Process safety: handles pickle, and attach anew where
-    they are unpickled; in the child of a fork a handle joins anew at its first use, and what the parent had open (claims,
-    peeks, roles) stays the parent's.
+    Thread safety: threads may share a handle. A wait gives up the GIL. Process safety: handles pickle, and
+    attach anew where they are unpickled; in the child of a fork a handle joins anew at its first use, and
+    what the parent had open (claims, peeks, roles) stays the parent's.
 
-    When a peer is killed (SIGKILL at any point): its committed records arrive, its unfinished claim is skipped, its role
-    can be taken. put() into a full ring whose consumer was killed, and get() when the last other handle was killed,
-    raise PeerDiedError once; the next call waits for a new peer.
+    When a peer is killed (SIGKILL at any point): its committed records arrive, its unfinished claim is
+    skipped, its role can be taken. put() into a full ring whose consumer was killed, and get() when the last
+    other handle was killed, raise PeerDiedError once; the next call waits for a new peer.
     """
 
     _segment: Segment
@@ -65,7 +68,7 @@ class RingBuffer(Ring):
         self._joined(slot + 1)
         _handles.track(self)
 
-    # ------------------------------------------------------------------------------------------ create and attach --
+    # ------------------------------------------------------------------------------------- create and attach
 
     @classmethod
     def create(
@@ -77,11 +80,13 @@ class RingBuffer(Ring):
         mode: int = 0o600,
         directory: str | os.PathLike[str] | None = None,
     ) -> RingBuffer:
-        """Make a ring of `capacity` bytes (rounded up to a power of two, 1 KiB to 4 GiB); `name` None: a random one.
+        """Make a ring of `capacity` bytes (rounded up to a power of two, 1 KiB to 4 GiB); `name` None: a
+        random one.
 
-        A ring of that name whose handles are all dead is taken over with its unread records; SegmentExistsError when it is in
-        use, or has unread records and another shape. Its pages are reserved at once: ShmFullError.
-        `mode` of the file (0o660 for a group); `directory`: another tmpfs than /dev/shm or FASTCOMM_DIR.
+        A ring of that name whose handles are all dead is taken over with its unread records;
+        SegmentExistsError when it is in use, or has unread records and another shape. Its pages are reserved
+        at once: ShmFullError. `mode` of the file (0o660 for a group); `directory`: another tmpfs than
+        /dev/shm or FASTCOMM_DIR.
         """
         cells = _cells_for(capacity)
         if producers not in ("one", "many"):
@@ -116,13 +121,15 @@ class RingBuffer(Ring):
         living = segment.taken_slots()
         if living:
             raise SegmentExistsError(
-                f"the ring {segment.name!r} is in use by {segment.describe(living[0])} and {len(living) - 1} more; attach to it"
+                f"the ring {segment.name!r} is in use by {segment.describe(living[0])} and {len(living) - 1} "
+                "more; attach to it"
             )
         if segment.parameters[:2] == shape:
             return True
         if ring._unread():
             raise SegmentExistsError(
-                f"the ring {segment.name!r} was left with {ring._unread()} unread records and another capacity or kind of producers; "
+                f"the ring {segment.name!r} was left with {ring._unread()} unread records and another "
+                "capacity or kind of producers; "
                 "attach and get() them, or remove it with unlink()"
             )
         segment.unlink()
@@ -161,14 +168,15 @@ class RingBuffer(Ring):
         state = "closed" if self._segment.closed else f"depth {self.depth}"
         return f"<{type(self).__name__} {self.name!r}, {self.capacity} bytes, {state}>"
 
-    # ---------------------------------------------------------------------------------- what the ring asks about --
+    # ------------------------------------------------------------------------------ what the ring asks about
 
     def _owner_alive(self, owner: int) -> bool:
         return self._segment.alive(owner - 1)
 
     def _reap_owner(self, owner: int) -> None:
         segment = self._segment
-        segment.enter_gate()  # nobody joins meanwhile: the number means who was found dead, or a newcomer that lives
+        # nobody joins meanwhile: the number means who was found dead, or a newcomer that lives
+        segment.enter_gate()
         try:
             _reap(segment, self)
             if not segment.alive(owner - 1):
@@ -205,12 +213,14 @@ class RingBuffer(Ring):
             consumer, consumer_deaths = self._consumer()
             if not consumer and consumer_deaths != self._consumer_deaths_seen:
                 raise PeerDiedError(
-                    f"{self.name!r} is full and its consumer was killed (last killed: pid {pid}); attach a new one",
+                    f"{self.name!r} is full and its consumer was killed (last killed: pid {pid}); attach a "
+                    "new one",
                     pid=pid,
                 )
         elif deaths != self._deaths_seen and not segment.others_alive():
             raise PeerDiedError(
-                f"{self.name!r} is empty and no other handle is left; {deaths - self._deaths_seen} were killed since this one looked, "
+                f"{self.name!r} is empty and no other handle is left; {deaths - self._deaths_seen} were "
+                "killed since this one looked, "
                 f"the last was pid {pid}",
                 pid=pid,
             )
@@ -228,7 +238,7 @@ class RingBuffer(Ring):
         for path in paths:
             self._doorbells.ring(path)
 
-    # ---------------------------------------------------------------------------------------------------- asyncio --
+    # ----------------------------------------------------------------------------------------------- asyncio
 
     def _bell(self) -> Doorbell:
         if not self._usable():
@@ -257,7 +267,10 @@ class RingBuffer(Ring):
             await bell.wait(deadline.left())
 
     async def get_async(self, timeout: float | None = None) -> bytes:
-        """get() for asyncio: waits on a file descriptor, without a thread. A cancelled call has taken nothing."""
+        """get() for asyncio: waits on a file descriptor, without a thread.
+
+        A cancelled call has taken nothing.
+        """
         deadline = Deadline(timeout)
         while (record := self.try_get()) is None:
             await self._record_async(deadline)
@@ -277,7 +290,10 @@ class RingBuffer(Ring):
             await self._room_async(memoryview(data).nbytes, deadline)
 
     async def put_many_async(self, items: Iterable[Buffer], timeout: float | None = None) -> int:
-        """put_many() for asyncio. A cancelled call has sent the first items, in order, and stats() tells how many."""
+        """put_many() for asyncio.
+
+        A cancelled call has sent the first items, in order, and stats() tells how many.
+        """
         deadline = Deadline(timeout)
         records = list(items)
         done = 0
@@ -297,9 +313,11 @@ class RingBuffer(Ring):
         return done
 
     def fileno(self) -> int:
-        """A descriptor that is readable while there may be records, for select(), poll() and event loops of others.
+        """A descriptor that is readable while there may be records, for select(), poll() and event loops of
+        others.
 
-        Level-triggered. When it is readable call try_get() until it gives None; that None rests the descriptor.
+        Level-triggered. When it is readable call try_get() until it gives None; that None rests the
+        descriptor.
         """
         bell = self._bell()
         self._watch()
@@ -307,11 +325,14 @@ class RingBuffer(Ring):
         return bell.fileno()
 
     def _rest(self) -> bool:
-        """try_get() found nothing on a watched ring: rest the descriptor; True if something came meanwhile."""
+        """try_get() found nothing on a watched ring: rest the descriptor;
+
+        True if something came meanwhile.
+        """
         self._bell().rest()
         return self._arm_not_empty()
 
-    # ---------------------------------------------------------------------------------------------- fork and end --
+    # ------------------------------------------------------------------------------------------ fork and end
 
     def _not_usable(self) -> None:
         if self.closed:
@@ -338,8 +359,9 @@ class RingBuffer(Ring):
     def close(self) -> None:
         """Close this handle; again is harmless. Threads and coroutines that wait in it get ClosedError.
 
-        Claims and views that are open stay valid; the handle leaves the ring when the last of them ends. The last handle
-        to leave removes the ring, unless it holds unread records: those wait for the next attach() or create().
+        Claims and views that are open stay valid; the handle leaves the ring when the last of them ends. The
+        last handle to leave removes the ring, unless it holds unread records: those wait for the next
+        attach() or create().
         """
         super().close()
 
@@ -363,7 +385,10 @@ class RingBuffer(Ring):
             segment.close()
 
     def unlink(self) -> None:
-        """Remove the ring's name now, unread records or not. Attached handles go on with each other. ClosedError."""
+        """Remove the ring's name now, unread records or not.
+
+        Attached handles go on with each other. ClosedError.
+        """
         self._segment.enter_gate()
         try:
             self._segment.unlink()
@@ -386,7 +411,8 @@ def _cells_for(capacity: int) -> int:
     capacity = operator.index(capacity)
     if not 1 <= capacity <= MAX_CAPACITY:
         raise ValueError(
-            f"capacity is {capacity} bytes; it must be 1 to {MAX_CAPACITY} (it is rounded up to a power of two)"
+            f"capacity is {capacity} bytes; it must be 1 to {MAX_CAPACITY} (it is rounded up to a power of "
+            "two)"
         )
     return 1 << (max(capacity, MIN_CAPACITY) - 1).bit_length() - 6
 
@@ -400,7 +426,10 @@ def _plan(cells: int, one_producer: int) -> tuple[int, list[tuple[int, int]], in
 
 
 def _reap(segment: Segment, ring: Ring) -> None:
-    """Under the gate: give up what the dead had claimed, tell everybody, then free their slots. Idempotent."""
+    """Under the gate: give up what the dead had claimed, tell everybody, then free their slots.
+
+    Idempotent.
+    """
     dead = segment.dead_slots()
     if not dead:
         return

@@ -1,18 +1,20 @@
 """Messages of a bus, and Port: an agent's end of it, from subject and data to records in inboxes and back.
 
-A message is one record in the inbox of each agent that it reaches: an envelope (fc_envelope_t), the sender's name, the
-subject, the data. bytes travel as they are, anything else encoded (codec).
+A message is one record in the inbox of each agent that it reaches: an envelope (fc_envelope_t), the sender's
+name, the subject, the data. bytes travel as they are, anything else encoded (codec).
 
-Publishing takes no lock. A subject leads to a Route, the inboxes that want it, cached as long as the generation of the
-subscription table stands still; when it moves, the private registry is brought up to date from the change log. Each inbox
-is tried without waiting, then the full ones are waited for. A target is an owner number and an epoch: an inbox whose epoch has
-moved on has another agent or none, and is passed over. SYNC epoch-moved: whoever leaves or reaps stores the new epoch (seq_cst)
-and closes the ring; a publisher commits (seq_cst) and then loads the epoch (seq_cst). If it sees the old one, the commit came
-first, and the leaver's drain meets the record; if the new one, the message counts as not delivered. Its record is dropped by
+Publishing takes no lock. A subject leads to a Route, the inboxes that want it, cached as long as the
+generation of the subscription table stands still; when it moves, the private registry is brought up to date
+from the change log. Each inbox is tried without waiting, then the full ones are waited for. A target is an
+owner number and an epoch: an inbox whose epoch has moved on has another agent or none, and is passed over.
+SYNC epoch-moved: whoever leaves or reaps stores the new epoch (seq_cst) and closes the ring; a publisher
+commits (seq_cst) and then loads the epoch (seq_cst). If it sees the old one, the commit came first, and the
+leaver's drain meets the record; if the new one, the message counts as not delivered. Its record is dropped by
 the next owner, whose records bear another epoch.
 
-Two agents that publish into each other's full inboxes: before it sleeps, and whenever it wakes, a publisher takes what its
-own inbox has into private memory (`pending`, bounded), so one of the two always finds room. receive() takes from there first.
+Two agents that publish into each other's full inboxes: before it sleeps, and whenever it wakes, a publisher
+takes what its own inbox has into private memory (`pending`, bounded), so one of the two always finds room.
+receive() takes from there first.
 
 Thread safety: under the GIL, which is given up only while waiting; a publish copies its data before it waits.
 """
@@ -76,9 +78,10 @@ cdef enum:
 cdef class Message:
     """What an agent received.
 
-    subject (str); data (decoded when first asked for: DecodeError if a peer sent what can't be decoded); sender, the name of
-    the agent; sequence, the number of the message among its sender's; sent_ns, CLOCK_MONOTONIC nanoseconds when it was sent, as
-    time.monotonic_ns() gives in every process of the host. A message is private memory: it outlives its sender and the bus.
+    subject (str); data (decoded when first asked for: DecodeError if a peer sent what can't be decoded);
+    sender, the name of the agent; sequence, the number of the message among its sender's; sent_ns,
+    CLOCK_MONOTONIC nanoseconds when it was sent, as time.monotonic_ns() gives in every process of the host. A
+    message is private memory: it outlives its sender and the bus.
     """
 
     def __init__(self):
@@ -149,7 +152,10 @@ cdef Delivery make_delivery(Ring inbox, Route route, bytes data, const parts_t *
 
 
 cdef class Port:
-    """An agent's end of a bus: publish and receive. Agent, in Python, adds joining, subscribing, housekeeping and asyncio."""
+    """An agent's end of a bus: publish and receive.
+
+    Agent, in Python, adds joining, subscribing, housekeeping and asyncio.
+    """
 
     def __init__(self, Ring inbox not None, memory, size_t stride, SubscriptionTable subscriptions not None, str name,
                  Py_ssize_t max_pending):
@@ -179,7 +185,10 @@ cdef class Port:
             free(self.outboxes)
 
     def _attach(self, Ring inbox not None, str name not None):
-        """The agent has joined, for the first time or anew after a fork: `inbox` is its own, and it knows nothing yet."""
+        """The agent has joined, for the first time or anew after a fork:
+
+        `inbox` is its own, and it knows nothing yet.
+        """
         cdef int i
         self.inbox = inbox
         self.sender_name = name.encode()
@@ -195,7 +204,7 @@ cdef class Port:
             free(self.outboxes[i])
             self.outboxes[i] = NULL
 
-    # ------------------------------------------------------------------------------------------- subject to route --
+    # -------------------------------------------------------------------------------------- subject to route
 
     cdef Route find_route(self, str subject):
         cdef object route
@@ -267,7 +276,7 @@ cdef class Port:
             self.outboxes[owner - 1] = ring
         return ring
 
-    # ----------------------------------------------------------------------------------------------------- publish --
+    # ----------------------------------------------------------------------------------------------- publish
 
     cdef int deliver(self, const target_t *target, const parts_t *parts) except -1:
         """Try one inbox; one of the outcomes."""
@@ -283,7 +292,8 @@ cdef class Port:
             fill(ring_payload(ring, claim.position), parts)
             status = ring_commit(ring, &claim, cells)
             if status == RING_OK:
-                # SYNC epoch-moved: the commit was seq_cst, so was the leaver's store of the epoch before its drain.
+                # SYNC epoch-moved: the commit was seq_cst, so was the leaver's store of the epoch before its
+                # drain.
                 if fc_load_seqcst_u32(&ring.shared.epoch) != target.epoch:
                     self.misdirected += 1
                     return GONE
@@ -297,22 +307,26 @@ cdef class Port:
     cdef int refused(self, uint32_t owner, int status) except -1:
         if status == RING_FENCED:
             raise FencedError(
-                "this agent was taken for dead (was its lock's file descriptor closed?) as it sent to the inbox of "
+                "this agent was taken for dead (was its lock's file descriptor closed?) as it sent to the "
+                "inbox of "
                 f"{self._describe_agent(owner)}; close it and join again"
             )
         raise CorruptSegmentError(
-            f"the head and the tail of the inbox of {self._describe_agent(owner)} contradict each other; close every agent of the bus "
+            f"the head and the tail of the inbox of {self._describe_agent(owner)} contradict each other; "
+            "close every agent of the bus "
             "and unlink it"
         )
 
     def publish(self, str subject not None, data, *, timeout=None):
-        """Send `data` to every agent that subscribed to a pattern matching `subject`; returns how many it reached.
+        """Send `data` to every agent that subscribed to a pattern matching `subject`; returns how many it
+        reached.
 
-        `data`: bytes-like or anything that encode() takes. When it returns the message is committed in each of these inboxes:
-        it survives this process, arrives once, in the order of this publisher's messages. 0: nobody subscribed.
-        If inboxes are full it delivers to the others first, then waits for room, at most `timeout` seconds (None: for ever), and
-        raises Full(delivered, missing) naming whom it waits for. An agent that dies meanwhile no longer counts.
-        InvalidSubjectError, EncodeError, MessageTooLargeError (nothing is sent then). Thread safety: yes.
+        `data`: bytes-like or anything that encode() takes. When it returns the message is committed in each
+        of these inboxes: it survives this process, arrives once, in the order of this publisher's messages.
+        0: nobody subscribed. If inboxes are full it delivers to the others first, then waits for room, at
+        most `timeout` seconds (None: for ever), and raises Full(delivered, missing) naming whom it waits for.
+        An agent that dies meanwhile no longer counts. InvalidSubjectError, EncodeError, MessageTooLargeError
+        (nothing is sent then). Thread safety: yes.
         """
         cdef Delivery delivery
         cdef int64_t deadline = -1 if timeout is None else deadline_of(timeout)
@@ -338,7 +352,9 @@ cdef class Port:
         return 0
 
     cdef int finish_in_turn(self, Delivery delivery) except -1:
-        """finish(); other threads' publishes wait meanwhile, so that the order is kept. begin() has set waiting_thread."""
+        """finish(); other threads' publishes wait meanwhile, so that the order is kept. begin() has set
+        waiting_thread.
+        """
         try:
             with self.turn:    # free, but for threads that find in wait_turn() that it is not theirs
                 self.finish(delivery)
@@ -358,7 +374,8 @@ cdef class Port:
             self.turn.release()
             if self.waiting_thread != 0:
                 with nogil:
-                    usleep(100)    # its thread is between begin() and taking the turn, for which it needs the GIL
+                    # its thread is between begin() and taking the turn, for which it needs the GIL
+                    usleep(100)
         return 0
 
     cdef Delivery begin(self, str subject, object data, bint in_turn):
@@ -374,8 +391,8 @@ cdef class Port:
         if not self.inbox.usable:
             self._not_usable()
         route = self.find_route(subject)
-        # From here to the last delivery nothing may run Python code, not even the garbage collector, so nothing that it tracks is
-        # allocated: other threads of this agent use the same encoder.
+        # From here to the last delivery nothing may run Python code, not even the garbage collector, so
+        # nothing that it tracks is allocated: other threads of this agent use the same encoder.
         self.describe(route, data, &parts)
         self.sequence += 1
         for i in range(route.count):
@@ -386,7 +403,8 @@ cdef class Port:
         if full:
             copy = PyBytes_FromStringAndSize(parts.data, parts.data_length)
             if in_turn:
-                self.waiting_thread = PyThread_get_thread_ident()    # before anything can let another thread run
+                # before anything can let another thread run
+                self.waiting_thread = PyThread_get_thread_ident()
         self.count_delivered(reached, parts.total)
         try:
             if rung:
@@ -409,7 +427,10 @@ cdef class Port:
         return 0
 
     cdef int describe(self, Route route, object data, parts_t *parts) except -1:
-        """The pieces of the record. The data lies in `data` or in the encoder: valid until it encodes again."""
+        """The pieces of the record.
+
+        The data lies in `data` or in the encoder: valid until it encodes again.
+        """
         cdef Py_ssize_t length = 0
         cdef uint64_t limit = <uint64_t>self.inbox.ring.max_cells * FC_CELL - 8
         if PyBytes_CheckExact(data):
@@ -431,7 +452,8 @@ cdef class Port:
         parts.total = ENVELOPE + parts.envelope.sender_length + parts.envelope.subject_length + length
         if parts.total > limit:
             raise MessageTooLargeError(
-                f"a message of {length} bytes on {route.subject.decode()!r} makes a record of {parts.total} bytes; the bus's limit "
+                f"a message of {length} bytes on {route.subject.decode()!r} makes a record of {parts.total} "
+                "bytes; the bus's limit "
                 f"is {limit}, half an inbox: open it with larger inbox_bytes, or send less at a time",
                 size=parts.total, limit=limit,
             )
@@ -441,7 +463,8 @@ cdef class Port:
         """Try the inboxes that were full; True: none is left."""
         cdef list full = [], rung = []
         cdef int i, outcome, reached = 0
-        if not delivery.inbox.usable:    # closed while this waited: its owner number may be another agent's now
+        # closed while this waited: its owner number may be another agent's now
+        if not delivery.inbox.usable:
             self._not_usable()
             raise ForkedError("a publish that was begun before a fork is the parent's; nothing more was sent here")
         for i in delivery.remaining:
@@ -509,7 +532,8 @@ cdef class Port:
         if len(self.pending) >= self.max_pending and not ring_has_room(&self.inbox.ring, 1):
             self.raise_full(
                 delivery, ring, now,
-                f"while this agent's own inbox is full and {len(self.pending)} messages wait for receive() besides",
+                f"while this agent's own inbox is full and {len(self.pending)} messages wait for receive() "
+                "besides",
             )
         return 0
 
@@ -518,11 +542,12 @@ cdef class Port:
         raise Full(
             f"no room for {delivery.parts.total} bytes {when} in the inbox of {self._describe_agent(owner)}: "
             f"{ring_depth(ring) * FC_CELL} of {ring.cells * FC_CELL} bytes wait there, none was taken for "
-            f"{(now - delivery.watched_since) / 1e9:.3g} s; reached {delivery.reached}, missing {len(delivery.remaining)}",
+            f"{(now - delivery.watched_since) / 1e9:.3g} s; reached {delivery.reached}, missing "
+            f"{len(delivery.remaining)}",
             delivered=delivery.reached, missing=len(delivery.remaining),
         )
 
-    # ----------------------------------------------------------------------------------- what Agent adds, in Python --
+    # ---------------------------------------------------------------------------- what Agent adds, in Python
 
     def _ring_consumers(self, list owners):
         """Write to the doorbell FIFOs of these agents."""
@@ -538,10 +563,12 @@ cdef class Port:
         return f"agent {owner}"
 
     def _rest(self):
-        """Called when nothing is there for an agent whose fileno() is watched: rest it; whether something came meanwhile."""
+        """Called when nothing is there for an agent whose fileno() is watched: rest it; whether something
+        came meanwhile.
+        """
         return False
 
-    # ----------------------------------------------------------------------------------------------------- receive --
+    # ----------------------------------------------------------------------------------------------- receive
 
     cdef Message take(self, record_t *record):
         """Copy a message out of the inbox into `spare`; publish_position() is next.
@@ -560,7 +587,8 @@ cdef class Port:
         if length < 0 or envelope.sender_length > FC_MAX_AGENT_NAME or envelope.subject_length > FC_MAX_PATTERN:
             self.inbox.advance(record)
             raise CorruptSegmentError(
-                f"{self._describe_agent(record.owner)} sent a record of {record.nbytes} bytes that is no message; it was dropped"
+                f"{self._describe_agent(record.owner)} sent a record of {record.nbytes} bytes that is no "
+                "message; it was dropped"
             )
         message.sender = self.last_sender.decode(at, envelope.sender_length)
         at += envelope.sender_length
@@ -591,7 +619,8 @@ cdef class Port:
         while self.inbox.look(record):
             if self.spare is not None:
                 return True
-            self.spare = Message.__new__(Message)    # this can run the garbage collector, thus another thread: look again
+            # this can run the garbage collector, thus another thread: look again
+            self.spare = Message.__new__(Message)
         return False
 
     cdef Message look(self):
@@ -599,7 +628,8 @@ cdef class Port:
         cdef record_t record
         cdef Message message
         while True:
-            # Again after looking at the inbox, which can let another thread run: what that one put there comes first.
+            # Again after looking at the inbox, which can let another thread run: what that one put there
+            # comes first.
             if self.pending or not self.look_inbox(&record):
                 if not self.pending:
                     return None
@@ -650,8 +680,9 @@ cdef class Port:
     def receive(self, timeout=None):
         """The next Message; waits at most `timeout` seconds (None: for ever), then raises Empty.
 
-        PeerDiedError when the last other agent of the bus was killed; the next call waits for new ones. ClosedError when
-        another thread closes the agent. The GIL is free while it waits, Ctrl-C works. Thread safety: yes.
+        PeerDiedError when the last other agent of the bus was killed; the next call waits for new ones.
+        ClosedError when another thread closes the agent. The GIL is free while it waits, Ctrl-C works. Thread
+        safety: yes.
         """
         cdef record_t record
         cdef int64_t deadline = 0
@@ -664,7 +695,9 @@ cdef class Port:
             self.inbox.wait_record(&record, timeout, &deadline)
 
     def receive_many(self, Py_ssize_t limit=1024, timeout=None):
-        """A list of 1 to `limit` messages: waits for the first as receive() does, then takes what else is there."""
+        """A list of 1 to `limit` messages: waits for the first as receive() does, then takes what else is
+        there.
+        """
         cdef list messages
         if limit < 1:
             raise ValueError(f"limit is {limit}; it must be at least 1")
@@ -676,7 +709,7 @@ cdef class Port:
             messages.append(message)
         return messages
 
-    # ---------------------------------------------------------------------------------------------- asyncio's half --
+    # ---------------------------------------------------------------------------------------- asyncio's half
 
     def _begin(self, str subject not None, data):
         """publish() without waiting: (how many were reached, None or the Delivery of the rest)."""
@@ -703,10 +736,11 @@ cdef class Port:
         cdef ring_t *ring = self.outbox(delivery.route.targets[<int>delivery.remaining[0]].owner)
         self.raise_full(delivery, ring, fc_monotonic_ns(), f"within {delivery.timeout} s")
 
-    # --------------------------------------------------------------------------------------------------- the rest --
+    # ---------------------------------------------------------------------------------------------- the rest
 
     def _routes_to(self, str subject not None):
-        """(how many inboxes the subject leads to, generation of the subscription table that this was read at)"""
+        """(how many inboxes the subject leads to, generation of the subscription table that this was read at)
+        """
         if not self.inbox.usable:
             self._not_usable()
         return self.find_route(subject).count, self.generation

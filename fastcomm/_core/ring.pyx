@@ -1,10 +1,10 @@
 """Ring: the protocol of protocol.pyx as a Python object, with waiting, roles, and views into the ring.
 
-A Ring knows memory and owner numbers, not processes: what it needs to know of these it asks by calling methods that a
-subclass replaces (`_owner_alive`, `_housekeep`, ...), all of them on slow paths only.
+A Ring knows memory and owner numbers, not processes: what it needs to know of these it asks by calling
+methods that a subclass replaces (`_owner_alive`, `_housekeep`, ...), all of them on slow paths only.
 
-Thread safety: any thread may use a handle, under the GIL, which is given up only while waiting, never between claim and
-commit (save for `claim()`, whose cells are its own).
+Thread safety: any thread may use a handle, under the GIL, which is given up only while waiting, never between
+claim and commit (save for `claim()`, whose cells are its own).
 """
 
 cimport cython
@@ -70,10 +70,10 @@ RingStats = namedtuple(
 RingStats.__doc__ = """A snapshot of a ring as one handle sees it.
 
 capacity, depth: bytes of cells, and how many of them hold what the consumer has not released yet.
-records_put, bytes_put, records_got, bytes_got, sleeps, spins: of this handle; sleeps are waits that reached the kernel,
-spins are waits that were ended by spinning.
-aborted: claims of dead or failed producers that consumers skipped; misdirected: records dropped because they were meant
-for an earlier owner of the ring; discarded: records that a consumer left unread when it went; since the ring was created.
+records_put, bytes_put, records_got, bytes_got, sleeps, spins: of this handle; sleeps are waits that reached
+the kernel, spins are waits that were ended by spinning. aborted: claims of dead or failed producers that
+consumers skipped; misdirected: records dropped because they were meant for an earlier owner of the ring;
+discarded: records that a consumer left unread when it went; since the ring was created.
 """
 
 
@@ -84,14 +84,15 @@ cdef int check_limit(Py_ssize_t limit) except -1:
 
 
 cdef class Ring:
-    """A ring laid over memory that it is given: ``Ring(memory, owner=n)`` after ``Ring.format(memory, cells=...)``.
+    """A ring laid over memory that it is given: ``Ring(memory, owner=n)`` after ``Ring.format(memory,
+    cells=...)``.
 
-    `memory` is a writable buffer of bytes, 64-byte aligned, that every party maps; `owner`, 1 to 4094, is the number that
-    this handle's claims bear and must be unique among live handles. Nobody's liveness can be told from memory alone,
-    so a bare Ring takes every owner for alive; RingBuffer knows better.
+    `memory` is a writable buffer of bytes, 64-byte aligned, that every party maps; `owner`, 1 to 4094, is the
+    number that this handle's claims bear and must be unique among live handles. Nobody's liveness can be told
+    from memory alone, so a bare Ring takes every owner for alive; RingBuffer knows better.
 
-    Thread safety: any thread, under the GIL. Process safety: any number of producers, one consumer. After a fork the child must
-    not use the handle.
+    Thread safety: any thread, under the GIL. Process safety: any number of producers, one consumer. After a
+    fork the child must not use the handle.
     """
 
     def __init__(self, unsigned char[::1] memory not None, *, int owner, str name="ring"):
@@ -109,12 +110,16 @@ cdef class Ring:
 
     @staticmethod
     def format(unsigned char[::1] memory not None, *, int cells, bint one_producer=False, uint64_t start=0):
-        """Lay out an empty ring of `cells` cells (a power of two) in zeroed memory. `start`: its first position, for tests."""
+        """Lay out an empty ring of `cells` cells (a power of two) in zeroed memory.
+
+        `start`: its first position, for tests.
+        """
         if cells < <int>FC_MIN_CELLS or cells > <int>FC_MAX_CELLS or cells & (cells - 1):
             raise ValueError(f"cells is {cells}; it must be a power of two from {FC_MIN_CELLS} to {FC_MAX_CELLS}")
         if <uint64_t>memory.shape[0] < FC_RING_BYTES(cells):
             raise ValueError(
-                f"a ring of {cells} cells needs {FC_RING_BYTES(cells)} bytes, the memory has {memory.shape[0]}"
+                f"a ring of {cells} cells needs {FC_RING_BYTES(cells)} bytes, the memory has "
+                f"{memory.shape[0]}"
             )
         if start % cells:
             raise ValueError(f"start is {start}; it must be a multiple of the {cells} cells")
@@ -125,14 +130,16 @@ cdef class Ring:
         """Bytes of memory for a ring of `cells` cells."""
         return FC_RING_BYTES(cells)
 
-    # ------------------------------------------------------------------------------------- what subclasses replace --
+    # ------------------------------------------------------------------------------- what subclasses replace
 
     def _owner_alive(self, int owner):
         """Whether the holder of that number lives. Asked when its claim or its role stands in the way."""
         return True
 
     def _reap_owner(self, int owner):
-        """The owner of that number was found dead: take what it had, its role at least, unless it is somebody else's by now."""
+        """The owner of that number was found dead: take what it had, its role at least, unless it is somebody
+        else's by now.
+        """
         self._resolve_dead(owner)
 
     def _owner_pid(self, int owner):
@@ -145,7 +152,8 @@ cdef class Ring:
     def _housekeep(self, bint for_room):
         """Called about once in a wait slice while a call waits for room or for a record.
 
-        PeerDiedError when a peer was killed and nobody is left who could end the wait, until _death_reported() is called.
+        PeerDiedError when a peer was killed and nobody is left who could end the wait, until
+        _death_reported() is called.
         """
 
     def _death_reported(self):
@@ -163,7 +171,7 @@ cdef class Ring:
         if self.is_consumer or self.is_producer:    # not so in a forked child: the roles are the parent's
             self._drop_roles(self.ring.owner)
 
-    # ------------------------------------------------------------------------------------------------------- roles --
+    # ------------------------------------------------------------------------------------------------- roles
 
     def _take_role(self, bint consumer):
         cdef uint32_t *word = &self.ring.shared.consumer if consumer else &self.ring.shared.producer
@@ -171,22 +179,25 @@ cdef class Ring:
         while holder != self.ring.owner:
             if holder > FC_MAX_OWNER:
                 raise CorruptSegmentError(
-                    f"the {'consumer' if consumer else 'producer'} of {self.name!r} is said to be owner {holder}, a number "
+                    f"the {'consumer' if consumer else 'producer'} of {self.name!r} is said to be owner "
+                    f"{holder}, a number "
                     f"above {FC_MAX_OWNER} that nobody can have; close every handle of it and unlink it"
                 )
             if holder and self._owner_alive(holder):
                 raise RoleTakenError(
-                    f"the {'consumer' if consumer else 'producer'} of {self.name!r} is {self._describe_owner(holder)}; "
+                    f"the {'consumer' if consumer else 'producer'} of {self.name!r} is "
+                    f"{self._describe_owner(holder)}; "
                     "a ring has one at a time: use that handle, or close it first",
                     pid=self._owner_pid(holder),
                 )
             if holder:
-                # Not from here: until we get to it somebody else may have reaped it, and its number, its role and claims in
-                # progress may be a live newcomer's.
+                # Not from here: until we get to it somebody else may have reaped it, and its number, its role
+                # and claims in progress may be a live newcomer's.
                 self._reap_owner(holder)
                 holder = fc_load_acquire_u32(word)
                 continue
-            # SYNC role-passed: acquires what the last holder did, up to its CAS in _drop_roles or its reaper's.
+            # SYNC role-passed: acquires what the last holder did, up to its CAS in _drop_roles or its
+            # reaper's.
             if fc_cas_acqrel_u32(word, &holder, self.ring.owner):
                 break
         if consumer:
@@ -203,21 +214,23 @@ cdef class Ring:
         expected = owner
         fc_cas_acqrel_u32(&self.ring.shared.producer, &expected, 0)
 
-    # ----------------------------------------------------------------------------------------------------- consume --
+    # ----------------------------------------------------------------------------------------------- consume
 
     cdef int look(self, record_t *record) except -1:
         """1: `record` is the next one; 0: there is none yet. A dead owner's claim is given up on the way."""
         cdef int status
         cdef uint64_t at
         while True:
-            # Anew in each round: another thread may have closed the handle or moved on while _owner_alive() ran.
+            # Anew in each round: another thread may have closed the handle or moved on while _owner_alive()
+            # ran.
             if not self.usable:
                 self._not_usable()
             if not self.is_consumer:
                 self._take_role(True)
             if self.pinned:
                 raise RecordPinnedError(
-                    f"the record at the head of {self.name!r} is held by peek(): leave its `with` block and drop its views first"
+                    f"the record at the head of {self.name!r} is held by peek(): leave its `with` block and "
+                    "drop its views first"
                 )
             status = ring_peek(&self.ring, &self.position, record)
             if status == RING_OK:
@@ -259,7 +272,9 @@ cdef class Ring:
         return data
 
     cdef bint spin_first(self) noexcept:
-        """Whether waiting is better begun by spinning: looking reads the producers' tail, and takes it from them."""
+        """Whether waiting is better begun by spinning: looking reads the producers' tail, and takes it from
+        them.
+        """
         return (self.spin_get.hit_ns != 0 and self.usable and self.is_consumer
                 and not ring_has_record(&self.ring, self.position))
 
@@ -327,7 +342,8 @@ cdef class Ring:
         return 0
 
     def _see_to_the_dead(self, bint for_room):
-        """Housekeeping before a call sleeps, once in a slice: not after, when it would delay what woke the sleeper.
+        """Housekeeping before a call sleeps, once in a slice: not after, when it would delay what woke the
+        sleeper.
 
         PeerDiedError only when what the call waits for is not there.
         """
@@ -356,7 +372,8 @@ cdef class Ring:
     def try_get(self):
         """The next record as bytes, or None if there is none. Never waits.
 
-        Takes the consumer's role: RoleTakenError if another live handle has it. ClosedError, CorruptSegmentError.
+        Takes the consumer's role: RoleTakenError if another live handle has it. ClosedError,
+        CorruptSegmentError.
         """
         cdef record_t record
         if self.look(&record) or (self.watched and self._rest() and self.look(&record)):
@@ -364,7 +381,10 @@ cdef class Ring:
         return None
 
     def try_get_many(self, Py_ssize_t limit=1024):
-        """Up to `limit` records that are there now, as a list of bytes; empty if there are none. Never waits."""
+        """Up to `limit` records that are there now, as a list of bytes; empty if there are none.
+
+        Never waits.
+        """
         cdef record_t record
         check_limit(limit)
         return self.take_many(&record, limit) if self.look(&record) else []
@@ -372,8 +392,9 @@ cdef class Ring:
     def get(self, timeout=None):
         """The next record as bytes; waits at most `timeout` seconds (None: for ever), then raises Empty.
 
-        Takes the consumer's role (RoleTakenError). The GIL is free while it waits, Ctrl-C works. PeerDiedError when the last
-        other participant was killed; the next call waits for new ones. ClosedError when another thread closes the handle.
+        Takes the consumer's role (RoleTakenError). The GIL is free while it waits, Ctrl-C works.
+        PeerDiedError when the last other participant was killed; the next call waits for new ones.
+        ClosedError when another thread closes the handle.
         """
         cdef record_t record
         cdef int64_t deadline = 0
@@ -382,7 +403,8 @@ cdef class Ring:
         return self.take(&record)
 
     def get_many(self, Py_ssize_t limit=1024, timeout=None):
-        """A list of 1 to `limit` records as bytes: waits for the first as get() does, then takes what else is there.
+        """A list of 1 to `limit` records as bytes: waits for the first as get() does, then takes what else is
+        there.
 
         Their room is given back once, at the end.
         """
@@ -407,11 +429,13 @@ cdef class Ring:
             self.publish_position()
 
     def peek(self, timeout=None):
-        """``with ring.peek() as view``: the next record as a read-only memoryview into the ring, given back at the end.
+        """``with ring.peek() as view``: the next record as a read-only memoryview into the ring, given back
+        at the end.
 
-        Waits as get() does. get() and peek() meanwhile raise RecordPinnedError. An exception inside the block leaves the
-        record where it is, to be read again. If a view derived from `view` (a slice, a numpy array) still lives when the
-        block ends, that raises BufferError, and the record is given back when the last view goes.
+        Waits as get() does. get() and peek() meanwhile raise RecordPinnedError. An exception inside the block
+        leaves the record where it is, to be read again. If a view derived from `view` (a slice, a numpy
+        array) still lives when the block ends, that raises BufferError, and the record is given back when the
+        last view goes.
         """
         cdef record_t record
         cdef int64_t deadline = 0
@@ -427,14 +451,16 @@ cdef class Ring:
         self.leases += 1
         return peek
 
-    # ----------------------------------------------------------------------------------------------------- produce --
+    # ----------------------------------------------------------------------------------------------- produce
 
     cdef int check_size(self, uint64_t nbytes) except -1:
         cdef uint64_t limit = <uint64_t>self.ring.max_cells * FC_CELL - 8
         if nbytes > limit:
             raise MessageTooLargeError(
-                f"a record of {nbytes} bytes can't pass {self.name!r}: its limit is {limit} bytes (half the capacity, "
-                f"and at most {FC_MAX_RECORD_CELLS} cells of {FC_CELL}); make the ring larger or the record smaller",
+                f"a record of {nbytes} bytes can't pass {self.name!r}: its limit is {limit} bytes (half the "
+                "capacity, "
+                f"and at most {FC_MAX_RECORD_CELLS} cells of {FC_CELL}); make the ring larger or the record "
+                "smaller",
                 size=nbytes, limit=limit,
             )
         return 0
@@ -486,16 +512,20 @@ cdef class Ring:
     cdef int refused(self, int status) except -1:
         if status == RING_FENCED:
             raise FencedError(
-                f"this process was taken for dead on {self.name!r} (was its lock's file descriptor closed?); nothing was sent"
+                f"this process was taken for dead on {self.name!r} (was its lock's file descriptor closed?); "
+                "nothing was sent"
             )
         if status == RING_CLOSED:
             raise ClosedError(f"{self.name!r} takes no more records: its consumer has left")
         raise CorruptSegmentError(
-            f"the head and the tail of {self.name!r} contradict each other; close every handle of it and unlink it"
+            f"the head and the tail of {self.name!r} contradict each other; close every handle of it and "
+            "unlink it"
         )
 
     cdef int wait_room(self, uint64_t nbytes, object timeout, int64_t *deadline) except -1:
-        """Return when a record of `nbytes` may fit, or raise Full. *deadline is 0 at the first call of one operation."""
+        """Return when a record of `nbytes` may fit, or raise Full. *deadline is 0 at the first call of one
+        operation.
+        """
         cdef int64_t now = fc_monotonic_ns()
         cdef int64_t budget, took
         cdef uint32_t seen, cells = record_cells(nbytes)
@@ -531,15 +561,18 @@ cdef class Ring:
         consumer, _ = self._consumer()
         still = (fc_monotonic_ns() - self.watched_since) / 1e9
         return (
-            f"no room for a record of {nbytes} bytes in {self.name!r} within {timeout} s: {self.depth} of {self.capacity} bytes "
-            f"wait for its consumer, {self._describe_owner(consumer)}, which has taken nothing for {still:.3g} s"
+            f"no room for a record of {nbytes} bytes in {self.name!r} within {timeout} s: {self.depth} of "
+            f"{self.capacity} bytes "
+            f"wait for its consumer, {self._describe_owner(consumer)}, which has taken nothing for "
+            f"{still:.3g} s"
             f"{self._why_held_up()}"
         )
 
     def try_put(self, data):
         """Send `data` (any contiguous buffer of bytes); False if there is no room now. Never waits.
 
-        MessageTooLargeError if it could never fit; RoleTakenError on a ring for one producer that has another.
+        MessageTooLargeError if it could never fit; RoleTakenError on a ring for one producer that has
+        another.
         """
         cdef Py_buffer view
         if PyBytes_CheckExact(data):
@@ -553,10 +586,11 @@ cdef class Ring:
             PyBuffer_Release(&view)
 
     def put(self, data, timeout=None):
-        """Send `data` (any contiguous buffer of bytes); waits for room at most `timeout` seconds, then raises Full.
+        """Send `data` (any contiguous buffer of bytes); waits for room at most `timeout` seconds, then raises
+        Full.
 
-        When it returns the record is committed: it outlives this process. Otherwise as try_put(); PeerDiedError when the
-        consumer was killed and the ring is full.
+        When it returns the record is committed: it outlives this process. Otherwise as try_put();
+        PeerDiedError when the consumer was killed and the ring is full.
         """
         cdef Py_buffer view
         cdef int64_t deadline = 0
@@ -572,7 +606,10 @@ cdef class Ring:
             PyBuffer_Release(&view)
 
     def try_put_many(self, items):
-        """Send as many of the items, from the first on, as there is room for now; returns how many. Never waits."""
+        """Send as many of the items, from the first on, as there is room for now; returns how many.
+
+        Never waits.
+        """
         cdef list records = list(items)
         self.check_sizes(records)
         return self._put_from(records, 0)
@@ -599,10 +636,11 @@ cdef class Ring:
         return 0
 
     def put_many(self, items, timeout=None):
-        """Send each item of an iterable in order, waiting for room as put() does; returns how many there were.
+        """Send each item of an iterable in order, waiting for room as put() does; returns how many there
+        were.
 
-        Runs of `bytes` items share one claim and one wake-up. A too large item raises before anything is sent. Full carries
-        `delivered`, how many were sent, and `missing`.
+        Runs of `bytes` items share one claim and one wake-up. A too large item raises before anything is
+        sent. Full carries `delivered`, how many were sent, and `missing`.
         """
         cdef list records = list(items)
         cdef Py_ssize_t done = 0, put
@@ -624,7 +662,9 @@ cdef class Ring:
                 ) from None
 
     cdef Py_ssize_t write_run(self, list records, Py_ssize_t first) except -1:
-        """One claim for as many of the bytes objects from `first` on as fit; returns how many, 0 if there is no room."""
+        """One claim for as many of the bytes objects from `first` on as fit; returns how many, 0 if there is
+        no room.
+        """
         cdef uint32_t cells[CHUNK]
         cdef size_t count = 0, taken = 0, i
         cdef claim_t claim
@@ -635,7 +675,8 @@ cdef class Ring:
         if not self.claim_run(cells, count, &claim, &taken):
             return 0
         position = claim.position + claim.cells
-        for i in range(taken, 0, -1):    # from the last to the first: the first header makes all of them reachable
+        # from the last to the first: the first header makes all of them reachable
+        for i in range(taken, 0, -1):
             position -= cells[i - 1]
             item = records[first + <Py_ssize_t>i - 1]
             ring_write_record(&self.ring, position, PyBytes_AS_STRING(item), PyBytes_GET_SIZE(item), self.epoch)
@@ -650,11 +691,12 @@ cdef class Ring:
         return taken
 
     def claim(self, Py_ssize_t nbytes, timeout=None):
-        """``with ring.claim(n) as view``: `n` bytes of the ring to be filled in place, sent when the block ends.
+        """``with ring.claim(n) as view``: `n` bytes of the ring to be filled in place, sent when the block
+        ends.
 
-        Waits for room as put() does. An exception inside the block gives the claim up. If a view derived from `view` still
-        lives when the block ends, that raises BufferError, nothing is sent, and the claim is given up when the last view
-        goes. Until it ends, records that others put after it wait behind it.
+        Waits for room as put() does. An exception inside the block gives the claim up. If a view derived from
+        `view` still lives when the block ends, that raises BufferError, nothing is sent, and the claim is
+        given up when the last view goes. Until it ends, records that others put after it wait behind it.
         """
         cdef Claim claim = Claim.__new__(Claim)
         cdef int64_t deadline = 0
@@ -671,7 +713,7 @@ cdef class Ring:
         self.leases += 1
         return claim
 
-    # ---------------------------------------------------------------------------------------------- asyncio's half --
+    # ---------------------------------------------------------------------------------------- asyncio's half
 
     def _arm_not_empty(self):
         """Ask for the doorbell when a record comes; True if there is one already."""
@@ -690,7 +732,7 @@ cdef class Ring:
         announce_sleep(&self.ring.shared.not_full, FC_SLEEP_FD)
         return ring_has_room(&self.ring, record_cells(nbytes))
 
-    # ---------------------------------------------------------------------------------------------- state and end --
+    # ----------------------------------------------------------------------------------------- state and end
 
     @property
     def closed(self):
@@ -712,7 +754,8 @@ cdef class Ring:
         return ring_depth(&self.ring) * FC_CELL
 
     def stats(self):
-        """RingStats: counters of this handle and of the ring; a snapshot, taken without disturbing anybody."""
+        """RingStats: counters of this handle and of the ring; a snapshot, taken without disturbing anybody.
+        """
         cdef fc_ring_t *shared = self.ring.shared
         return RingStats(
             self.capacity, self.depth, self.records_put, self.bytes_put, self.records_got, self.bytes_got,
@@ -721,7 +764,10 @@ cdef class Ring:
         )
 
     def _resolve_dead(self, int owner):
-        """Give up every claim of a dead owner and free its roles; idempotent. The caller holds the owner's lock."""
+        """Give up every claim of a dead owner and free its roles; idempotent.
+
+        The caller holds the owner's lock.
+        """
         ring_resolve_dead(&self.ring, owner)
         if fc_load_relaxed_u32(&self.ring.shared.consumer) == <uint32_t>owner:
             fc_fetch_add_relaxed_u32(&self.ring.shared.consumer_deaths, 1)
@@ -736,10 +782,13 @@ cdef class Ring:
         cdef uint32_t owner = fc_load_acquire_u32(&self.ring.shared.consumer)
         return owner if owner <= FC_MAX_OWNER else 0, fc_load_relaxed_u32(&self.ring.shared.consumer_deaths)
 
-    # ------------------------------------------------------------------------------------------ a ring as an inbox --
+    # ------------------------------------------------------------------------------------ a ring as an inbox
 
     def _open_inbox(self):
-        """The ring is this handle's inbox from now on: its epoch is what records must bear. Returns the epoch."""
+        """The ring is this handle's inbox from now on: its epoch is what records must bear.
+
+        Returns the epoch.
+        """
         self.epoch = fc_load_acquire_u32(&self.ring.shared.epoch)
         self._take_role(True)
         ring_reopen(&self.ring)
@@ -816,7 +865,7 @@ cdef class Ring:
         self.close()
 
 
-# ------------------------------------------------------------------------------------------------ views into the ring --
+# --------------------------------------------------------------------------------------- views into the ring
 
 cdef class Lease:
     """Cells of a ring lent to a view, whose exporter this is: they stay as they are while an export lives."""
@@ -866,7 +915,8 @@ cdef class Lease:
             self.finish(False)
         elif self.well:
             raise BufferError(
-                f"a view of this record of {self.ring.name!r} outlives its `with` block; a claim is not sent then, and the "
+                f"a view of this record of {self.ring.name!r} outlives its `with` block; a claim is not sent "
+                "then, and the "
                 "record stays where it is until that view goes"
             )
 
@@ -875,7 +925,10 @@ cdef class Lease:
             self.finish(True)
 
     cdef int finish(self, bint late) except -1:
-        """Once: when the block has ended and no view is left. `late`: a view outlived the block, or it was never entered."""
+        """Once: when the block has ended and no view is left.
+
+        `late`: a view outlived the block, or it was never entered.
+        """
         if self.done:
             return 0
         self.done = True
@@ -913,7 +966,9 @@ cdef class Claim(Lease):
 
 @cython.final
 cdef class Peek(Lease):
-    """What Ring.peek() returns: a context manager that gives a read-only view, and gives the record back at the end."""
+    """What Ring.peek() returns: a context manager that gives a read-only view, and gives the record back at
+    the end.
+    """
 
     cdef record_t record
 
@@ -929,6 +984,9 @@ cdef class Peek(Lease):
 
 
 def _arm_hook(int hook, int countdown=1):
-    """Stop this process the `countdown`-th time it passes that step (FC_HOOK_*). The debug build only: else RuntimeError."""
+    """Stop this process the `countdown`-th time it passes that step (FC_HOOK_*).
+
+    The debug build only: else RuntimeError.
+    """
     if not fc_arm_hook(hook, countdown):
         raise RuntimeError("fault hooks are compiled into the debug build only (FASTCOMM_DEBUG=1)")

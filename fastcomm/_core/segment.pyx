@@ -1,32 +1,36 @@
 """A segment: a named file of shared memory, its participants, and who of them is alive.
 
-The file lies in /dev/shm (an ordinary POSIX shared memory object: ``multiprocessing.shared_memory.SharedMemory`` attaches to
-it by the same name) or in another directory on a tmpfs or hugetlbfs. It is mapped here rather than by SharedMemory
-for four reasons: importing that module costs a process 5 MB of private memory (measured, 3.11), its resource tracker
-unlinks live segments when an attached process exits (bpo-38119, before 3.13), an attach that fails unlinks them too (3.11), and its
-views and its mapping don't keep each other alive.
+The file lies in /dev/shm (an ordinary POSIX shared memory object:
+``multiprocessing.shared_memory.SharedMemory`` attaches to it by the same name) or in another directory on a
+tmpfs or hugetlbfs. It is mapped here rather than by SharedMemory for four reasons: importing that module
+costs a process 5 MB of private memory (measured, 3.11), its resource tracker unlinks live segments when an
+attached process exits (bpo-38119, before 3.13), an attach that fails unlinks them too (3.11), and its views
+and its mapping don't keep each other alive.
 
-Liveness. Each participant holds an OFD lock (fcntl F_OFD_SETLK) on a byte of its own, far beyond the file's contents. The
-kernel drops it when the last descriptor of that open file description goes, that is when the process dies: there is no pid to
-be reused, no clock, no heartbeat, and it works across pid namespaces. A probe (F_OFD_GETLK) through the description that
-holds the lock always says "free", so a handle has two descriptions: `lock_fd` locks, `probe_fd` probes and is mapped. A
-mapping keeps its description, and a forked child keeps the mapping: made through `lock_fd` it would keep a killed parent's
-locks.
+Liveness. Each participant holds an OFD lock (fcntl F_OFD_SETLK) on a byte of its own, far beyond the file's
+contents. The kernel drops it when the last descriptor of that open file description goes, that is when the
+process dies: there is no pid to be reused, no clock, no heartbeat, and it works across pid namespaces. A
+probe (F_OFD_GETLK) through the description that holds the lock always says "free", so a handle has two
+descriptions: `lock_fd` locks, `probe_fd` probes and is mapped. A mapping keeps its description, and a forked
+child keeps the mapping: made through `lock_fd` it would keep a killed parent's locks.
 
-The gate is one more byte: who holds it may create, join, leave, reap, take over, unlink, or change tables. Nothing that
-moves messages takes it, and who only wants to tidy up (scan()) does not wait for it.
+The gate is one more byte: who holds it may create, join, leave, reap, take over, unlink, or change tables.
+Nothing that moves messages takes it, and who only wants to tidy up (scan()) does not wait for it.
 
-Fork. The child shares the descriptions, and would keep its parent's locks alive: right after the fork it closes both (never
-unlocks: that would unlock the parent) and opens new ones of its own. Its handles are marked `forked` and join anew.
+Fork. The child shares the descriptions, and would keep its parent's locks alive: right after the fork it
+closes both (never unlocks: that would unlock the parent) and opens new ones of its own. Its handles are
+marked `forked` and join anew.
 
-States of a slot: FREE -> JOINING -> LIVE -> LEAVING -> FREE. Its byte is locked before the state leaves FREE, and unlocked
-after it is FREE again, so "not FREE and not locked" means dead. A dead participant is reaped under the gate, every step of it
-idempotent, its slot freed last: a reaper that dies leaves a slot that is still dead, and a gate that is free.
+States of a slot: FREE -> JOINING -> LIVE -> LEAVING -> FREE. Its byte is locked before the state leaves FREE,
+and unlocked after it is FREE again, so "not FREE and not locked" means dead. A dead participant is reaped
+under the gate, every step of it idempotent, its slot freed last: a reaper that dies leaves a slot that is
+still dead, and a gate that is free.
 
-Pages are reserved (posix_fallocate) before they are touched: too little room is an error here, never a SIGBUS later.
+Pages are reserved (posix_fallocate) before they are touched: too little room is an error here, never a SIGBUS
+later.
 
-Thread safety: all methods; a mutex keeps the threads of a process from each other. SYNC magic-written: segment creation stores
-the magic last (release), attaching loads it first (acquire), both under the gate.
+Thread safety: all methods; a mutex keeps the threads of a process from each other. SYNC magic-written:
+segment creation stores the magic last (release), attaching loads it first (acquire), both under the gate.
 """
 
 cimport cython
@@ -104,7 +108,7 @@ MAX_PARTICIPANTS = <int>FC_MAX_OWNER
 _segments = weakref.WeakSet()    # live handles, for the fork hook
 
 
-# ---------------------------------------------------------------------------------------------------------- names --
+# ----------------------------------------------------------------------------------------------------- names
 
 def file_name(str name not None, uid=None):
     """The file of the segment `name` of a user: ``fastcomm.<uid>.<hash>``, short enough for every system.
@@ -121,7 +125,8 @@ def file_name(str name not None, uid=None):
         raise InvalidNameError(f"a name has 1 to {FC_MAX_NAME} bytes of UTF-8; this one has {len(encoded)}")
     if b"/" in encoded or b"\0" in encoded:
         raise InvalidNameError(
-            f"the name {name!r} contains '/' or NUL; give a plain name, and the folder of the segment as directory="
+            f"the name {name!r} contains '/' or NUL; give a plain name, and the folder of the segment as "
+            "directory="
         )
     for byte in encoded:
         digest = (digest ^ byte) * 0x100000001B3ULL
@@ -133,7 +138,7 @@ cdef bytes boot_id():
         return bytes.fromhex(file.read().strip().replace("-", ""))
 
 
-# --------------------------------------------------------------------------------------------------------- memory --
+# ---------------------------------------------------------------------------------------------------- memory
 
 @cython.final
 cdef class Mapping:
@@ -170,8 +175,10 @@ def _reserve(int fd, long long offset, long long length, path):
         if error == ENOSPC:
             free = _free_bytes(fd)
             raise ShmFullError(
-                f"{path}: {length} bytes of shared memory are needed, {free} are free on {os.path.dirname(path)}. In a container "
-                "start it with a larger --shm-size (Kubernetes: an emptyDir of medium Memory), use fewer or smaller inboxes, or "
+                f"{path}: {length} bytes of shared memory are needed, {free} are free on "
+                f"{os.path.dirname(path)}. In a container "
+                "start it with a larger --shm-size (Kubernetes: an emptyDir of medium Memory), use fewer or "
+                "smaller inboxes, or "
                 "name another tmpfs by directory= or FASTCOMM_DIR",
                 needed=length, free=free,
             )
@@ -179,7 +186,7 @@ def _reserve(int fd, long long offset, long long length, path):
             raise OSError(error, strerror(error).decode(), path)
 
 
-# ------------------------------------------------------------------------------------------------ without attaching --
+# ----------------------------------------------------------------------------------------- without attaching
 
 cdef bint any_lock(int fd, long long offset, long long length, str path) except -1:
     """Whether another description than fd's holds a lock within the range."""
@@ -194,7 +201,10 @@ cdef bint any_lock(int fd, long long offset, long long length, str path) except 
 
 
 def inspect(str path):
-    """What can be told of a segment file by reading it: a dict, or None if it is gone. Nothing is mapped, nobody disturbed."""
+    """What can be told of a segment file by reading it: a dict, or None if it is gone.
+
+    Nothing is mapped, nobody disturbed.
+    """
     cdef fc_header_t header
     cdef int slot, fd
     found = dict(path=path, name="", kind="", size=0, resident=0, participants=0, alive=0, problem=None)
@@ -228,7 +238,10 @@ def inspect(str path):
 
 
 def remove_if_dead(str path):
-    """Remove a segment file in which nobody lives, and its doorbell FIFOs; True if it was removed. Waits for nobody."""
+    """Remove a segment file in which nobody lives, and its doorbell FIFOs;
+
+    True if it was removed. Waits for nobody.
+    """
     cdef Segment segment = Segment.__new__(Segment)
     segment.path = segment.name = path
     try:
@@ -252,11 +265,14 @@ def remove_if_dead(str path):
         segment.close_fds()
 
 
-# -------------------------------------------------------------------------------------------------------- segment --
+# --------------------------------------------------------------------------------------------------- segment
 
 @cython.final
 cdef class Segment:
-    """An open segment. Made by Segment.open(); the caller holds the gate when it returns and must call leave_gate()."""
+    """An open segment.
+
+    Made by Segment.open(); the caller holds the gate when it returns and must call leave_gate().
+    """
 
     def __cinit__(self):
         self.lock_fd = self.probe_fd = -1
@@ -278,10 +294,11 @@ cdef class Segment:
     def open(str path, *, str name, int kind, plan=None, int mode=0o600):
         """Open the segment at `path` and enter its gate.
 
-        plan: None to attach only (SegmentNotFoundError if there is none), or a callable without arguments that returns
-        (max_participants, sections, reserved, parameters) for creating it: sections a list of (offset, size) in bytes, `reserved`
-        how many bytes from the start get their pages at once. A file without magic, left by a creator that died, is made
-        anew. Returns (segment, created). AbiMismatchError, CorruptSegmentError, ShmFullError, PermissionError.
+        plan: None to attach only (SegmentNotFoundError if there is none), or a callable without arguments
+        that returns (max_participants, sections, reserved, parameters) for creating it: sections a list of
+        (offset, size) in bytes, `reserved` how many bytes from the start get their pages at once. A file
+        without magic, left by a creator that died, is made anew. Returns (segment, created).
+        AbiMismatchError, CorruptSegmentError, ShmFullError, PermissionError.
         """
         cdef Segment self = Segment.__new__(Segment)
         self.path = path
@@ -313,7 +330,8 @@ cdef class Segment:
             self.lock_fd = os.open(self.path, flags, mode)
         except FileNotFoundError:
             raise SegmentNotFoundError(
-                f"there is no segment named {self.name!r} (no file {self.path}); create it first, or pass the same directory= and "
+                f"there is no segment named {self.name!r} (no file {self.path}); create it first, or pass "
+                "the same directory= and "
                 "user as its creator"
             ) from None
         except PermissionError:
@@ -322,7 +340,8 @@ cdef class Segment:
         self.open_probe()
 
     cdef open_probe(self):
-        # Through /proc: the same file for certain, whatever has become of its name, and a description of its own.
+        # Through /proc: the same file for certain, whatever has become of its name, and a description of its
+        # own.
         self.probe_fd = os.open(f"/proc/self/fd/{self.lock_fd}", os.O_RDWR | os.O_CLOEXEC)
 
     cdef explain_permissions(self):
@@ -422,22 +441,27 @@ cdef class Segment:
             raise CorruptSegmentError(f"{self.path} is not a fastcomm segment: it begins with {head[:8].hex()}")
         if header.abi_version != FC_ABI_VERSION:
             raise AbiMismatchError(
-                f"the segment {self.name!r} has layout version {header.abi_version}, this build of fastcomm reads version "
-                f"{FC_ABI_VERSION}; use the same release everywhere, or remove the segment when its users have ended",
+                f"the segment {self.name!r} has layout version {header.abi_version}, this build of fastcomm "
+                "reads version "
+                f"{FC_ABI_VERSION}; use the same release everywhere, or remove the segment when its users "
+                "have ended",
                 found=header.abi_version, expected=FC_ABI_VERSION,
             )
         if header.total_size != size:
             raise CorruptSegmentError(
-                f"{self.path} has {size} bytes and its header says {header.total_size}: it was truncated or overwritten"
+                f"{self.path} has {size} bytes and its header says {header.total_size}: it was truncated or "
+                "overwritten"
             )
         if header.kind != <uint32_t>kind:
             kinds = {FC_KIND_RING: "a ring", FC_KIND_BUS: "a bus"}
             raise SegmentError(
-                f"{self.name!r} is {kinds.get(header.kind, f'of unknown kind {header.kind}')}, not {kinds.get(kind)}"
+                f"{self.name!r} is {kinds.get(header.kind, f'of unknown kind {header.kind}')}, not "
+                f"{kinds.get(kind)}"
             )
         if header.name_length > FC_MAX_NAME or head[256:256 + header.name_length] != self.name.encode():
             raise SegmentError(
-                f"{self.path} belongs to a segment with another name whose hash is the same; rename {self.name!r}"
+                f"{self.path} belongs to a segment with another name whose hash is the same; rename "
+                f"{self.name!r}"
             )
         self.check_sections(&header, size)
         self.mapping = Mapping(self.probe_fd, size)
@@ -459,7 +483,9 @@ cdef class Segment:
             raise CorruptSegmentError(f"{self.path}: the participant table is too small for {header.max_participants}")
 
     cdef find_parts(self, const fc_header_t *checked):
-        """From a header that has been checked and that nobody else can write; the one in the mapping is not read again."""
+        """From a header that has been checked and that nobody else can write; the one in the mapping is not
+        read again.
+        """
         cdef int i
         self.header = <fc_header_t *>self.mapping.base
         self.max_participants = checked.max_participants
@@ -487,12 +513,13 @@ cdef class Segment:
 
     def punch(self, long long offset, long long size):
         """Give the whole pages within a range back; they read as zeroes afterwards."""
-        first = (offset + FC_PAGE - 1) // FC_PAGE * FC_PAGE    # C division: -(-offset // FC_PAGE) would round down
+        # C division: -(-offset // FC_PAGE) would round down
+        first = (offset + FC_PAGE - 1) // FC_PAGE * FC_PAGE
         last = (offset + size) // FC_PAGE * FC_PAGE
         if last > first:
             fallocate(self.lock_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, first, last - first)
 
-    # ------------------------------------------------------------------------------------------------------ locks --
+    # ------------------------------------------------------------------------------------------------- locks
 
     cdef int lock_byte(self, long long offset, bint wait) except -1:
         """1: locked; 0: somebody else has it (only without `wait`)."""
@@ -556,10 +583,13 @@ cdef class Segment:
         self.unlock_byte(FC_LOCK_GATE)
         self.mutex.release()
 
-    # ----------------------------------------------------------------------------------------------- participants --
+    # ------------------------------------------------------------------------------------------ participants
 
     def join(self):
-        """Take a free slot, under the gate; it is JOINING until live() says that it is complete. TableFullError."""
+        """Take a free slot, under the gate; it is JOINING until live() says that it is complete.
+
+        TableFullError.
+        """
         cdef fc_participant_t *participant
         cdef int slot
         for slot in range(self.max_participants):
@@ -578,7 +608,8 @@ cdef class Segment:
             fc_hook(FC_HOOK_JOIN_AFTER_STATE)
             return slot
         raise TableFullError(
-            f"all {self.max_participants} places of {self.name!r} are taken by live participants; end some, or create it with "
+            f"all {self.max_participants} places of {self.name!r} are taken by live participants; end some, "
+            "or create it with "
             "room for more", capacity=self.max_participants,
         )
 
@@ -586,7 +617,9 @@ cdef class Segment:
         fc_store_release_u32(&self.participants[slot].state, FC_SLOT_LIVE)
 
     def free(self, int slot):
-        """The last step of leaving and of reaping, under the gate: the slot's number may come to mean somebody else."""
+        """The last step of leaving and of reaping, under the gate: the slot's number may come to mean
+        somebody else.
+        """
         fc_hook(FC_HOOK_LEAVE_BEFORE_FREE)
         fifo = self.fifo_path(slot)
         if fc_load_relaxed_u32(&self.participants[slot].fd_armed):
@@ -679,15 +712,18 @@ cdef class Segment:
         """(how many participants were found dead since creation, pid of the latest)"""
         return fc_load_relaxed_u32(&self.header.deaths), fc_load_relaxed_u32(&self.header.last_dead)
 
-    # --------------------------------------------------------------------------------------------- doorbell FIFOs --
+    # ---------------------------------------------------------------------------------------- doorbell FIFOs
 
     def fifo_path(self, int slot):
         return f"{self.path}.{slot}.{self.generation_of(slot)}"
 
     def arm_fifo(self, int slot):
-        """Create the slot's doorbell FIFO and return its read end, non-blocking; also open for writing, so never at EOF."""
+        """Create the slot's doorbell FIFO and return its read end, non-blocking; also open for writing, so
+        never at EOF.
+        """
         path = self.fifo_path(slot)
-        # First the flag: a reaper that finds it set removes the file, whether we got as far as making it or not.
+        # First the flag: a reaper that finds it set removes the file, whether we got as far as making it or
+        # not.
         fc_store_release_u32(&self.participants[slot].fd_armed, 1)
         try:
             os.mkfifo(path, os.fstat(self.lock_fd).st_mode & 0o777)
@@ -704,11 +740,12 @@ cdef class Segment:
             and fc_load_acquire_u32(&self.participants[slot].state) != FC_SLOT_FREE
         ]
 
-    # -------------------------------------------------------------------------------------------------------- end --
+    # --------------------------------------------------------------------------------------------------- end
 
     @property
     def mutating(self):
-        """Set while the holder of the gate changes tables; found set on entering the gate, they need repair."""
+        """Set while the holder of the gate changes tables; found set on entering the gate, they need repair.
+        """
         return bool(fc_load_relaxed_u32(&self.header.mutating))
 
     @mutating.setter
@@ -720,7 +757,8 @@ cdef class Segment:
         if self.lock_fd >= 0 and os.fstat(self.lock_fd).st_nlink == 0 and (
                 fc_load_acquire_u32(&self.header.state) == FC_SEGMENT_ACTIVE):
             raise SegmentVanishedError(
-                f"{self.path} was deleted while in use, so nobody new can join {self.name!r}. systemd removes shared memory at "
+                f"{self.path} was deleted while in use, so nobody new can join {self.name!r}. systemd "
+                "removes shared memory at "
                 "logout unless RemoveIPC=no; services put it elsewhere with directory= or FASTCOMM_DIR"
             )
 
@@ -736,7 +774,10 @@ cdef class Segment:
             os.unlink(self.path)
 
     def close(self):
-        """Close the descriptors; slots that were not left count as dead from now on. The mapping stays while views of it do."""
+        """Close the descriptors; slots that were not left count as dead from now on.
+
+        The mapping stays while views of it do.
+        """
         self.own.clear()
         self.close_fds()
 
@@ -766,6 +807,9 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _arm_hook(int hook, int countdown=1):
-    """Stop this process the `countdown`-th time it passes that step (FC_HOOK_*). The debug build only: else RuntimeError."""
+    """Stop this process the `countdown`-th time it passes that step (FC_HOOK_*).
+
+    The debug build only: else RuntimeError.
+    """
     if not fc_arm_hook(hook, countdown):
         raise RuntimeError("fault hooks are compiled into the debug build only (FASTCOMM_DEBUG=1)")
