@@ -23,7 +23,7 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy
 
@@ -45,9 +45,16 @@ from fastcomm._core.layout cimport (
 )
 from fastcomm._core.protocol cimport *
 from fastcomm._core.ring cimport Ring
-from fastcomm._core.subjects cimport PATTERN, SOUND, SUBJECT, c_check, c_matches
+from fastcomm._core.subjects cimport PATTERN, SOUND, c_check, c_matches
 from fastcomm._core.tables cimport SubscriptionTable
-from fastcomm._core.wait cimport SLICE_NS, announce_sleep, bell_read, spin_budget_ns, spin_missed, spin_rewarded
+from fastcomm._core.wait cimport (
+    SLICE_NS,
+    announce_sleep,
+    bell_read,
+    spin_budget_ns,
+    spin_missed,
+    spin_rewarded,
+)
 
 from _thread import allocate_lock
 from collections import deque
@@ -138,7 +145,8 @@ cdef class Delivery:
     """A publish that some inboxes had no room for: what is left to do."""
 
 
-cdef Delivery make_delivery(Ring inbox, Route route, bytes data, const parts_t *parts, int reached, list remaining):
+cdef Delivery make_delivery(Ring inbox, Route route, bytes data, const parts_t *parts, int reached,
+                            list remaining):
     cdef Delivery delivery = Delivery.__new__(Delivery)
     delivery.inbox = inbox
     delivery.route = route
@@ -157,7 +165,8 @@ cdef class Port:
     Agent, in Python, adds joining, subscribing, housekeeping and asyncio.
     """
 
-    def __init__(self, Ring inbox not None, memory, size_t stride, SubscriptionTable subscriptions not None, str name,
+    def __init__(self, Ring inbox not None, memory, size_t stride,
+                 SubscriptionTable subscriptions not None, str name,
                  Py_ssize_t max_pending):
         """`memory`: of all inboxes, `stride` bytes each."""
         cdef unsigned char[::1] view = memory
@@ -266,13 +275,17 @@ cdef class Port:
     cdef ring_t *outbox(self, uint32_t owner) except? NULL:
         """Our view of the inbox of `owner`."""
         cdef ring_t *ring = self.outboxes[owner - 1]
+        cdef unsigned char *memory
         if ring == NULL:
             ring = <ring_t *>malloc(sizeof(ring_t))
             if ring == NULL:
                 raise MemoryError
-            if not ring_attach(ring, self.inboxes + (owner - 1) * self.stride, self.stride, self.inbox.ring.owner):
+            memory = self.inboxes + (owner - 1) * self.stride
+            if not ring_attach(ring, memory, self.stride, self.inbox.ring.owner):
                 free(ring)
-                raise CorruptSegmentError(f"inbox {owner - 1} of the bus does not begin with the control words of a ring")
+                raise CorruptSegmentError(
+                    f"inbox {owner - 1} of the bus does not begin with the control words of a ring"
+                )
             self.outboxes[owner - 1] = ring
         return ring
 
@@ -369,7 +382,8 @@ cdef class Port:
             left = -1 if deadline < 0 else max(0, deadline - fc_monotonic_ns()) / 1e9
             if not self.turn.acquire(True, left):
                 raise Full(
-                    f"another thread's publish has waited for room for the whole {timeout} s; nothing was sent", missing=1
+                    f"another thread's publish waits for room, and has for {timeout} s; nothing was sent",
+                    missing=1,
                 )
             self.turn.release()
             if self.waiting_thread != 0:
@@ -408,13 +422,16 @@ cdef class Port:
         self.count_delivered(reached, parts.total)
         try:
             if rung:
-                self._ring_consumers([route.targets[i].owner for i in range(route.count) if outcome[i] == DELIVERED_TO_FD])
+                self._ring_consumers([
+                    route.targets[i].owner for i in range(route.count) if outcome[i] == DELIVERED_TO_FD
+                ])
             self.last_reached = reached
             if not full:
                 return None
             parts.data = PyBytes_AS_STRING(copy)
             return make_delivery(
-                self.inbox, route, copy, &parts, reached, [i for i in range(route.count) if outcome[i] == NO_ROOM]
+                self.inbox, route, copy, &parts, reached,
+                [i for i in range(route.count) if outcome[i] == NO_ROOM],
             )
         except BaseException:    # Ctrl-C, say
             if full and in_turn:
@@ -466,7 +483,7 @@ cdef class Port:
         # closed while this waited: its owner number may be another agent's now
         if not delivery.inbox.usable:
             self._not_usable()
-            raise ForkedError("a publish that was begun before a fork is the parent's; nothing more was sent here")
+            raise ForkedError("a publish that was begun before a fork is the parent's; nothing was sent here")
         for i in delivery.remaining:
             outcome = self.deliver(&delivery.route.targets[i], &delivery.parts)
             reached += outcome == DELIVERED or outcome == DELIVERED_TO_FD
@@ -584,7 +601,8 @@ cdef class Port:
             length = <int64_t>record.nbytes - ENVELOPE - envelope.sender_length - envelope.subject_length
         else:
             length = -1
-        if length < 0 or envelope.sender_length > FC_MAX_AGENT_NAME or envelope.subject_length > FC_MAX_PATTERN:
+        if (length < 0 or envelope.sender_length > FC_MAX_AGENT_NAME
+                or envelope.subject_length > FC_MAX_PATTERN):
             self.inbox.advance(record)
             raise CorruptSegmentError(
                 f"{self._describe_agent(record.owner)} sent a record of {record.nbytes} bytes that is no "
@@ -725,7 +743,8 @@ cdef class Port:
         if self.advance(delivery):
             return True
         self.drain()
-        self.check_progress(delivery, self.outbox(delivery.route.targets[<int>delivery.remaining[0]].owner), now)
+        ring = self.outbox(delivery.route.targets[<int>delivery.remaining[0]].owner)
+        self.check_progress(delivery, ring, now)
         for i in delivery.remaining:
             ring = self.outbox(delivery.route.targets[i].owner)
             announce_sleep(&ring.shared.not_full, FC_SLEEP_FD)
@@ -760,7 +779,8 @@ cdef class Port:
 
     def _counters(self):
         return {
-            "published": self.sequence, "delivered": self.delivered, "received": self.received, "bytes_in": self.bytes_in,
+            "published": self.sequence, "delivered": self.delivered, "received": self.received,
+            "bytes_in": self.bytes_in,
             "bytes_out": self.bytes_out, "misdirected": self.misdirected, "unwanted": self.unwanted,
             "pending": len(self.pending),
         }

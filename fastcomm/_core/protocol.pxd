@@ -79,5 +79,6 @@ cdef uint32_t ring_holdup(ring_t *ring) noexcept nogil
 cdef uint64_t ring_depth(ring_t *ring) noexcept nogil
 cdef bint ring_has_room(ring_t *ring, uint32_t cells) noexcept nogil
 cdef bint ring_has_record(ring_t *ring, uint64_t position) noexcept nogil
-cdef int64_t ring_spin_for_record(ring_t *ring, uint64_t position, int64_t start, int64_t budget) noexcept nogil
+cdef int64_t ring_spin_for_record(ring_t *ring, uint64_t position, int64_t start,
+                                  int64_t budget) noexcept nogil
 cdef int64_t ring_spin_for_room(ring_t *ring, uint32_t cells, int64_t start, int64_t budget) noexcept nogil

@@ -452,8 +452,8 @@ cdef uint32_t ring_holdup(ring_t *ring) noexcept nogil:
     cdef uint64_t position = fc_load_acquire_u64(&ring.shared.head) & FC_POS_MASK
     cdef uint64_t tail = fc_load_acquire_u64(&ring.shared.tail)
     cdef uint64_t header
-    cdef uint32_t looks
-    for looks in range(ring.cells):
+    cdef uint32_t _
+    for _ in range(ring.cells):
         header = fc_load_acquire_u64(header_at(ring, position))
         if header_tag(header) != tag_of(ring, position):
             return tail_owner(tail) if tail_start(tail) == position else 0
@@ -508,7 +508,8 @@ cdef bint ring_has_room(ring_t *ring, uint32_t cells) noexcept nogil:
     return used + <int64_t>(cells if cells <= to_end else to_end + cells) <= <int64_t>ring.cells
 
 
-cdef int64_t ring_spin_for_record(ring_t *ring, uint64_t position, int64_t start, int64_t budget) noexcept nogil:
+cdef int64_t ring_spin_for_record(ring_t *ring, uint64_t position, int64_t start,
+                                  int64_t budget) noexcept nogil:
     """Nanoseconds from `start` until a record stood at `position`, or -1 after `budget`.
 
     As the clock was read last: reading it once more would come on top of the latency.

@@ -25,7 +25,8 @@ cdef class Ring:
     cdef spin_t spin_get
     cdef spin_t spin_put
     cdef int64_t next_housekeeping
-    cdef uint64_t watched_head     # as a producer waits: the consumer's place, and since when it has been there
+    # As a producer waits: the consumer's place, and since when it has been there.
+    cdef uint64_t watched_head
     cdef int64_t watched_since
     cdef uint64_t records_put, bytes_put, records_got, bytes_got, sleeps, spins
 
@@ -43,7 +44,8 @@ cdef class Ring:
     cdef int claim_run(self, const uint32_t *cells, size_t count, claim_t *claim, size_t *taken) except -1
     cdef int claim_cells(self, uint32_t cells, claim_t *claim) except -1
     cdef int write(self, const void *data, uint64_t nbytes) except -1
-    cdef int write_waiting(self, const void *data, uint64_t nbytes, object timeout, int64_t *deadline) except -1
+    cdef int write_waiting(self, const void *data, uint64_t nbytes, object timeout,
+                           int64_t *deadline) except -1
     cdef Py_ssize_t write_run(self, list records, Py_ssize_t first) except -1
     cdef int wake_consumer(self) except -1
     cdef int wait_room(self, uint64_t nbytes, object timeout, int64_t *deadline) except -1

@@ -15,7 +15,8 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from fastcomm._core.atomics cimport fc_cas_acqrel_u32, fc_fetch_add_relaxed_u32, fc_fetch_add_relaxed_u64
 from fastcomm._core.atomics cimport fc_load_acquire_u32
-from fastcomm._core.atomics cimport fc_load_acquire_u64, fc_load_relaxed_u32, fc_load_relaxed_u64, fc_store_seqcst_u32
+from fastcomm._core.atomics cimport fc_load_acquire_u64, fc_load_relaxed_u32, fc_load_relaxed_u64
+from fastcomm._core.atomics cimport fc_store_seqcst_u32
 from fastcomm._core.clock cimport deadline_of
 from fastcomm._core.futex cimport fc_futex_wait, fc_monotonic_ns
 from fastcomm._core.hooks cimport FC_HOOK_BATCH_BETWEEN_HEADERS, fc_arm_hook, fc_hook
@@ -115,7 +116,9 @@ cdef class Ring:
         `start`: its first position, for tests.
         """
         if cells < <int>FC_MIN_CELLS or cells > <int>FC_MAX_CELLS or cells & (cells - 1):
-            raise ValueError(f"cells is {cells}; it must be a power of two from {FC_MIN_CELLS} to {FC_MAX_CELLS}")
+            raise ValueError(
+                f"cells is {cells}; it must be a power of two from {FC_MIN_CELLS} to {FC_MAX_CELLS}"
+            )
         if <uint64_t>memory.shape[0] < FC_RING_BYTES(cells):
             raise ValueError(
                 f"a ring of {cells} cells needs {FC_RING_BYTES(cells)} bytes, the memory has "
@@ -499,7 +502,8 @@ cdef class Ring:
         self.wake_consumer()
         return 1
 
-    cdef int write_waiting(self, const void *data, uint64_t nbytes, object timeout, int64_t *deadline) except -1:
+    cdef int write_waiting(self, const void *data, uint64_t nbytes, object timeout,
+                           int64_t *deadline) except -1:
         while not self.write(data, nbytes):
             self.wait_room(nbytes, timeout, deadline)
         return 0
@@ -658,7 +662,8 @@ cdef class Ring:
                 self.wait_room(memoryview(item).nbytes, timeout, &deadline)
             except Full as full:
                 raise Full(
-                    f"{done} of {len(records)} records were sent; {full}", delivered=done, missing=len(records) - done
+                    f"{done} of {len(records)} records were sent; {full}",
+                    delivered=done, missing=len(records) - done,
                 ) from None
 
     cdef Py_ssize_t write_run(self, list records, Py_ssize_t first) except -1:
@@ -668,19 +673,21 @@ cdef class Ring:
         cdef uint32_t cells[CHUNK]
         cdef size_t count = 0, taken = 0, i
         cdef claim_t claim
-        cdef uint64_t position
-        while count < CHUNK and first + <Py_ssize_t>count < len(records) and PyBytes_CheckExact(records[first + count]):
+        cdef uint64_t position, nbytes
+        while (count < CHUNK and first + <Py_ssize_t>count < len(records)
+                and PyBytes_CheckExact(records[first + count])):
             cells[count] = record_cells(PyBytes_GET_SIZE(records[first + count]))
             count += 1
         if not self.claim_run(cells, count, &claim, &taken):
             return 0
         position = claim.position + claim.cells
-        # from the last to the first: the first header makes all of them reachable
+        # From the last to the first: the first header makes all of them reachable
         for i in range(taken, 0, -1):
             position -= cells[i - 1]
             item = records[first + <Py_ssize_t>i - 1]
-            ring_write_record(&self.ring, position, PyBytes_AS_STRING(item), PyBytes_GET_SIZE(item), self.epoch)
-            self.bytes_put += PyBytes_GET_SIZE(item)
+            nbytes = PyBytes_GET_SIZE(item)
+            ring_write_record(&self.ring, position, PyBytes_AS_STRING(item), nbytes, self.epoch)
+            self.bytes_put += nbytes
             if i > 1:
                 ring_store_inner(&self.ring, position, cells[i - 1])
                 fc_hook(FC_HOOK_BATCH_BETWEEN_HEADERS)
@@ -759,8 +766,8 @@ cdef class Ring:
         cdef fc_ring_t *shared = self.ring.shared
         return RingStats(
             self.capacity, self.depth, self.records_put, self.bytes_put, self.records_got, self.bytes_got,
-            self.sleeps, self.spins, fc_load_relaxed_u64(&shared.aborted), fc_load_relaxed_u64(&shared.misdirected),
-            fc_load_relaxed_u64(&shared.discarded),
+            self.sleeps, self.spins, fc_load_relaxed_u64(&shared.aborted),
+            fc_load_relaxed_u64(&shared.misdirected), fc_load_relaxed_u64(&shared.discarded),
         )
 
     def _resolve_dead(self, int owner):
@@ -883,7 +890,9 @@ cdef class Lease:
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
         if not self.entered or self.left:
-            raise BufferError("views of a claim or peek are taken inside its `with` block, from what it gives")
+            raise BufferError(
+                "views of a claim or peek are taken inside its `with` block, from what it gives"
+            )
         PyBuffer_FillInfo(buffer, self, self.data, self.nbytes, self.readonly, flags)
         self.exports += 1
 

@@ -38,5 +38,6 @@ cdef class Segment:
     cdef check_sections(self, fc_header_t *header, uint64_t size)
     cdef find_parts(self, const fc_header_t *checked)
     cdef int check_open(self) except -1
+    cdef bint taken(self, int slot) noexcept
     cdef int lock_byte(self, long long offset, bint wait) except -1
     cdef int unlock_byte(self, long long offset) except -1

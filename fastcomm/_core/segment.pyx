@@ -37,7 +37,7 @@ cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EACCES, EAGAIN, EINTR, ENOSPC, errno
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset, strerror
 
 from fastcomm._core.atomics cimport (
@@ -228,7 +228,8 @@ def inspect(str path):
         kind = {FC_KIND_RING: "ring", FC_KIND_BUS: "bus"}.get(header.kind, f"kind {header.kind}")
         table = os.pread(fd, min(header.max_participants, FC_MAX_OWNER) * sizeof(fc_participant_t),
                          min(header.sections[<int>FC_SECTION_PARTICIPANTS].offset, <uint64_t>status.st_size))
-        states = [int.from_bytes(table[at:at + 4], "little") for at in range(0, len(table), sizeof(fc_participant_t))]
+        places = range(0, len(table), sizeof(fc_participant_t))
+        states = [int.from_bytes(table[at:at + 4], "little") for at in places]
         taken = [slot for slot in range(len(states)) if states[slot] != FC_SLOT_FREE]
         alive = sum(any_lock(fd, FC_LOCK_PARTICIPANTS + slot, 1, path) for slot in taken)
         name = header.name[:min(header.name_length, <uint32_t>FC_MAX_NAME)].decode("utf-8", "replace")
@@ -249,7 +250,9 @@ def remove_if_dead(str path):
         if not segment.try_enter_gate():
             return False
         try:
-            if not segment.is_current() or any_lock(segment.probe_fd, FC_LOCK_PARTICIPANTS, FC_MAX_OWNER, path):
+            if not segment.is_current():
+                return False
+            if any_lock(segment.probe_fd, FC_LOCK_PARTICIPANTS, FC_MAX_OWNER, path):
                 return False
             folder, base = os.path.split(path)
             for entry in os.listdir(folder):
@@ -350,7 +353,9 @@ cdef class Segment:
         except OSError:
             return
         raise PermissionError(
-            EACCES, f"the segment {self.name!r} belongs to uid {status.st_uid} and has mode {status.st_mode & 0o777:o}; "
+            EACCES,
+            f"the segment {self.name!r} belongs to uid {status.st_uid} and has mode "
+            f"{status.st_mode & 0o777:o}; "
             "its creator can open it to a group with mode=0o660", self.path,
         ) from None
 
@@ -370,7 +375,8 @@ cdef class Segment:
         if len(head) < <Py_ssize_t>sizeof(fc_header_t):
             return False
         memcpy(&header, <const char *>head, sizeof(fc_header_t))
-        if header.magic != FC_MAGIC or header.abi_version != FC_ABI_VERSION or header.state != FC_SEGMENT_UNLINKED:
+        if (header.magic != FC_MAGIC or header.abi_version != FC_ABI_VERSION
+                or header.state != FC_SEGMENT_UNLINKED):
             return False
         os.unlink(self.path)
         return True
@@ -381,7 +387,9 @@ cdef class Segment:
         if not written:
             # Gate free, no magic: its creator died before it was done.
             if plan is None:
-                raise SegmentNotFoundError(f"the segment {self.name!r} was never completed by its creator; create it")
+                raise SegmentNotFoundError(
+                    f"the segment {self.name!r} was never completed by its creator; create it"
+                )
             self.create(kind, plan, mode)
             return True
         self.attach(head, kind)
@@ -433,12 +441,12 @@ cdef class Segment:
     cdef attach(self, bytes head, int kind):
         """Check everything before anything is used; what is checked is a copy."""
         cdef fc_header_t header
-        cdef uint32_t i
-        cdef uint64_t end
         memcpy(&header, <const char *>head, sizeof(fc_header_t))
         size = os.fstat(self.lock_fd).st_size
         if header.magic != FC_MAGIC:
-            raise CorruptSegmentError(f"{self.path} is not a fastcomm segment: it begins with {head[:8].hex()}")
+            raise CorruptSegmentError(
+                f"{self.path} is not a fastcomm segment: it begins with {head[:8].hex()}"
+            )
         if header.abi_version != FC_ABI_VERSION:
             raise AbiMismatchError(
                 f"the segment {self.name!r} has layout version {header.abi_version}, this build of fastcomm "
@@ -469,7 +477,8 @@ cdef class Segment:
 
     cdef check_sections(self, fc_header_t *header, uint64_t size):
         cdef uint32_t i
-        if not 1 <= header.section_count <= FC_MAX_SECTIONS or not 1 <= header.max_participants <= FC_MAX_OWNER:
+        if (not 1 <= header.section_count <= FC_MAX_SECTIONS
+                or not 1 <= header.max_participants <= FC_MAX_OWNER):
             raise CorruptSegmentError(
                 f"{self.path}: {header.section_count} sections, {header.max_participants} participants"
             )
@@ -479,8 +488,11 @@ cdef class Segment:
                 raise CorruptSegmentError(
                     f"{self.path}: section {i} is {length} bytes at {offset}, the segment has {size} bytes"
                 )
-        if header.sections[<int>FC_SECTION_PARTICIPANTS].size < <uint64_t>header.max_participants * sizeof(fc_participant_t):
-            raise CorruptSegmentError(f"{self.path}: the participant table is too small for {header.max_participants}")
+        needed = <uint64_t>header.max_participants * sizeof(fc_participant_t)
+        if header.sections[<int>FC_SECTION_PARTICIPANTS].size < needed:
+            raise CorruptSegmentError(
+                f"{self.path}: the participant table is too small for {header.max_participants}"
+            )
 
     cdef find_parts(self, const fc_header_t *checked):
         """From a header that has been checked and that nobody else can write; the one in the mapping is not
@@ -489,7 +501,9 @@ cdef class Segment:
         cdef int i
         self.header = <fc_header_t *>self.mapping.base
         self.max_participants = checked.max_participants
-        self.sections = [(checked.sections[i].offset, checked.sections[i].size) for i in range(<int>checked.section_count)]
+        self.sections = [
+            (checked.sections[i].offset, checked.sections[i].size) for i in range(<int>checked.section_count)
+        ]
         self.parameters = [checked.parameters[i] for i in range(<int>FC_PARAMETERS)]
         self.participants = <fc_participant_t *>(
             self.mapping.base + checked.sections[<int>FC_SECTION_PARTICIPANTS].offset
@@ -632,9 +646,14 @@ cdef class Segment:
             self.unlock_byte(FC_LOCK_PARTICIPANTS + slot)
             self.own.discard(slot)
 
+    cdef bint taken(self, int slot) noexcept:
+        """Whether there is such a slot and it is not free."""
+        return (0 <= slot < self.max_participants
+                and fc_load_acquire_u32(&self.participants[slot].state) != FC_SLOT_FREE)
+
     def alive(self, int slot):
         """Whether the holder of the slot lives; False for a free slot and for one out of range."""
-        if not 0 <= slot < self.max_participants or fc_load_acquire_u32(&self.participants[slot].state) == FC_SLOT_FREE:
+        if not self.taken(slot):
             return False
         self.check_open()
         return slot in self.own or any_lock(self.probe_fd, FC_LOCK_PARTICIPANTS + slot, 1, self.path)
@@ -682,7 +701,7 @@ cdef class Segment:
 
     def describe(self, int slot):
         """Who that is, for the text of an error."""
-        if not 0 <= slot < self.max_participants or fc_load_acquire_u32(&self.participants[slot].state) == FC_SLOT_FREE:
+        if not self.taken(slot):
             return "nobody"
         pid = self.pid_of(slot)
         try:

@@ -1,9 +1,10 @@
 """The agent table and the subscription table of a bus.
 
-Writers hold the segment's gate, so there is one at a time. Readers take nothing: each entry has a version that is odd while
-it is written; a reader copies the entry out between two looks at the version and tries again if they differ. It does not wait
-for a writer, which may be stopped: what a publisher knew of a subscription that is being written holds until the change is
-announced, and an entry changes in between only from free to somebody's or from that one's to free.
+Writers hold the segment's gate, so there is one at a time. Readers take nothing: each entry has a version
+that is odd while it is written; a reader copies the entry out between two looks at the version and tries
+again if they differ. It does not wait for a writer, which may be stopped: what a publisher knew of a
+subscription that is being written holds until the change is announced, and an entry changes in between only
+from free to somebody's or from that one's to free.
 
         writer                                  reader
         version += 1 (odd)                      v = version (acquire); odd: it can't be read now
@@ -82,8 +83,8 @@ cdef inline void end_write(uint32_t *version) noexcept nogil:
 cdef bint read_entry(uint32_t *version, void *to, const void *source, size_t nbytes) noexcept nogil:
     """Copy an entry that begins with its version; False if it is being written."""
     cdef uint32_t seen
-    cdef int tries
-    for tries in range(MAX_TRIES):
+    cdef int _
+    for _ in range(MAX_TRIES):
         # SYNC entry-written: acquires the fields.
         seen = fc_load_acquire_u32(version)
         if seen & 1:
@@ -124,7 +125,7 @@ cdef class AgentTable:
         return fc_load_acquire_u32(&self.agents[slot].initialised) != 0
 
     def name(self, int slot):
-        """The name of the slot's latest holder; '?' for an entry that is being written or was scribbled on."""
+        """The name of the slot's latest holder; '?' for one that is being written or was scribbled on."""
         cdef fc_agent_t entry
         cdef fc_agent_t *agent = self.agents + slot
         if not read_entry(&agent.version, &entry, agent, sizeof(entry)):
