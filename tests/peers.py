@@ -2,15 +2,11 @@
 
 import os
 import pickle
-import re
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-
-import fastcomm
 
 LOOP = """
 import os, pickle, sys
@@ -132,12 +128,3 @@ def joined(bus: str, agent: str, *patterns: str, **options: Any) -> str:
         *(f"agent.subscribe({pattern!r})" for pattern in patterns),
     ]
     return "\n".join(lines)
-
-
-HEADER = Path(fastcomm.__file__).parent / "_core" / "include" / "fc_hooks.h"
-
-
-def armed(module: str, hook: str, work: str, countdown: int = 1) -> str:
-    """Lines that stop the peer where `work` passes the fault hook of that module; the value of `work` is lost."""
-    names = re.findall(r"^    FC_HOOK_(\w+)", HEADER.read_text(), re.MULTILINE)
-    return f"import fastcomm._core.{module} as m; m._arm_hook({names.index(hook)}, {countdown}); value = {work}"

@@ -177,7 +177,9 @@ class TestPending:
             fill(agent, "x")
             for i in range(32 + few_pending):
                 agent.publish("own", i)
-            with pytest.raises(Full, match="while this agent's own inbox is full and 5 messages wait for receive"):
+            with pytest.raises(
+                Full, match="while this agent's own inbox is full and 5 messages wait for receive"
+            ):
                 agent.publish("own", b"")
             with pytest.raises(Full, match="in the inbox of agent 'slow'.*; reached 0, missing 1"):
                 agent.publish("x", b"")
@@ -240,7 +242,10 @@ class TestNoDeadlock:
             assert [future.result() for future in running] == [list(range(2000))] * 2
 
     def test_of_two_processes_that_fill_each_other(self, small_bus: Bus) -> None:
-        with Peer(joined(small_bus.name, "a", "to.a")) as first, Peer(joined(small_bus.name, "b", "to.b")) as second:
+        with (
+            Peer(joined(small_bus.name, "a", "to.a")) as first,
+            Peer(joined(small_bus.name, "b", "to.b")) as second,
+        ):
             for peer, to in ((first, "b"), (second, "a")):
                 peer.do(FLOOD % to)
                 peer.send("flood(3000)")
@@ -262,7 +267,9 @@ class TestNoDeadlock:
 
 
 class TestThreads:
-    def test_share_an_agent_and_lose_and_double_nothing(self, small_bus: Bus, thread: ThreadPoolExecutor) -> None:
+    def test_share_an_agent_and_lose_and_double_nothing(
+        self, small_bus: Bus, thread: ThreadPoolExecutor
+    ) -> None:
         count, senders, receivers = 500, 3, 3
         with small_bus.join("a") as sender, small_bus.join("b") as agent:
             agent.subscribe("x.>")

@@ -62,8 +62,10 @@ class TestOpening:
             assert names_on(bus) == ["a"]
 
     def test_names_every_limit_that_differs(self, name: str) -> None:
-        with Bus.open(name, max_agents=3) as bus, bus.join("a"), pytest.raises(
-            BusMismatchError, match="max_agents is 3, not 5; max_subscriptions is 48, not 5"
+        with (
+            Bus.open(name, max_agents=3) as bus,
+            bus.join("a"),
+            pytest.raises(BusMismatchError, match="max_agents is 3, not 5; max_subscriptions is 48, not 5"),
         ):
             Bus.open(name, max_agents=5, max_subscriptions=5)
 

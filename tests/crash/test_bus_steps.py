@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import pytest
-from peers import Peer, armed, joined
+from faults import HOOKS
+from peers import Peer, joined
 
 from fastcomm import Agent, Bus
 
@@ -44,7 +45,12 @@ STEPS = [
     Step("publish", "protocol", "WRITE_HALF", "agent.publish('y', data)"),
     Step("publish", "protocol", "COMMIT_BEFORE_HEADER", "agent.publish('y', data)"),
     Step("publish", "protocol", "COMMIT_AFTER_HEADER", "agent.publish('y', data)"),
-    Step("publish after padding", "protocol", "PAD_BEFORE_HEADER", "[agent.publish('y', data) for _ in range(9)]"),
+    Step(
+        "publish after padding",
+        "protocol",
+        "PAD_BEFORE_HEADER",
+        "[agent.publish('y', data) for _ in range(9)]",
+    ),
     Step("receive", "protocol", "CONSUME_BEFORE_HEAD", "agent.receive()"),
     Step("receive", "protocol", "CONSUME_AFTER_HEAD", "agent.receive()"),
     Step("wait", "ring", "SLEEP_BEFORE_FLAG", "[agent.receive() for _ in range(3)]"),
@@ -78,7 +84,9 @@ def thread() -> Iterator[ThreadPoolExecutor]:
 
 
 def start(step: Step, victim: Peer) -> None:
-    victim.send(armed(step.module, step.hook, step.work, step.countdown))
+    """The value of the work is lost, but for the peer's `value`."""
+    arm = f"fastcomm._core.{step.module}._arm_hook({HOOKS[step.hook]}, {step.countdown})"
+    victim.send(f"{arm}; value = {step.work}")
     victim.await_stop()
 
 
@@ -135,7 +143,9 @@ def test_who_is_killed_there_costs_nobody_else_anything(bus: Bus, step: Step) ->
         check_successor(bus, sender)
 
 
-@pytest.mark.parametrize("step", [step for step in STEPS if step.what in ("subscribe", "unsubscribe", "leave")], ids=label)
+@pytest.mark.parametrize(
+    "step", [step for step in STEPS if step.what in ("subscribe", "unsubscribe", "leave")], ids=label
+)
 def test_who_is_stopped_there_and_goes_on_has_done_what_it_was_to(bus: Bus, step: Step) -> None:
     with bus.join("sender") as sender, bus.join("receiver") as receiver:
         receiver.subscribe("x")
@@ -155,7 +165,9 @@ def test_who_is_stopped_there_and_goes_on_has_done_what_it_was_to(bus: Bus, step
 class TestAPublisherIsLate:
     """It was stopped with an inbox in mind that has another owner when it goes on."""
 
-    @pytest.mark.parametrize("hook", ["CLAIM_BEFORE_CAS", "CLAIM_AFTER_CAS", "WRITE_HALF", "COMMIT_BEFORE_HEADER"])
+    @pytest.mark.parametrize(
+        "hook", ["CLAIM_BEFORE_CAS", "CLAIM_AFTER_CAS", "WRITE_HALF", "COMMIT_BEFORE_HEADER"]
+    )
     def test_and_what_it_sends_is_dropped_and_counted_on_both_sides(self, bus: Bus, hook: str) -> None:
         with bus.join("sender") as sender, Peer(joined(bus.name, "victim")) as victim:
             former = bus.join("former")
@@ -240,8 +252,14 @@ class TestWakeUps:
                 assert (agent.publish("x", b"", timeout=60), second.result(), third.result()) == (0, 0, 0)
 
     @pytest.mark.parametrize("hook", ["CONSUME_BEFORE_HEAD", "CONSUME_AFTER_HEAD"])
-    def test_publishers_that_wait_go_on_when_the_receiver_dies_as_it_makes_room(self, bus: Bus, hook: str) -> None:
-        with Peer(joined(bus.name, "victim", "x")) as victim, bus.join("a") as agent, Peer(joined(bus.name, "b")) as other:
+    def test_publishers_that_wait_go_on_when_the_receiver_dies_as_it_makes_room(
+        self, bus: Bus, hook: str
+    ) -> None:
+        with (
+            Peer(joined(bus.name, "victim", "x")) as victim,
+            bus.join("a") as agent,
+            Peer(joined(bus.name, "b")) as other,
+        ):
             while bus.agents()[0].depth < bus.agents()[0].capacity:
                 agent.publish("x", b"")
             other.send("agent.publish('x', b'', timeout=60)")
@@ -256,8 +274,8 @@ class TestCreation:
     @pytest.mark.parametrize("hook", ["CREATE_BEFORE_RESERVE", "CREATE_BEFORE_MAGIC", "CREATE_AFTER_MAGIC"])
     def test_of_a_bus_that_was_killed_there_is_done_anew(self, name: str, hook: str) -> None:
         with Peer("import fastcomm") as victim:
-            victim.send(armed("segment", hook, f"fastcomm.Bus.open({name!r})"))
-            victim.await_stop()
+            victim.do("fastcomm.Bus")  # loads it
+            start(Step("create", "segment", hook, f"fastcomm.Bus.open({name!r})"), victim)
             victim.kill()
         with Bus.open(name) as bus, bus.join("a") as agent:
             agent.subscribe("x")
