@@ -14,7 +14,7 @@ menu:
 	@echo 'make demo       set up, and show what fastcomm does'
 	@echo 'make test       set up, run the tests on the release build, and the crash tests on the debug build'
 	@echo 'make lint       ruff, cython-lint, mypy, stubtest, a build with warnings as errors'
-	@echo 'make model      the models of the protocol, all interleavings of them, with spin (docs/models.md); 3 minutes'
+	@echo 'make model      the models of the protocol, all interleavings of them, with spin (docs/models.md)'
 	@echo 'make asan       the tests under AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo 'make tsan       the tests of threads that share a mapping under ThreadSanitizer'
 	@echo 'make bench      measure, 2 to 3 minutes (BENCH="--only ring" to choose; docs/benchmarks.md)'
