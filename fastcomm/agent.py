@@ -189,7 +189,9 @@ class Agent(Port):
                 return count
             self._check_subscribers_deadline(subject, n, count, deadline)
             left = deadline.left()
-            self.bus._subscriptions.wait_change(generation, 1 << 62 if left is None else int(min(left, 1e9) * 1e9))
+            self.bus._subscriptions.wait_change(
+                generation, 1 << 62 if left is None else int(min(left, 1e9) * 1e9)
+            )
             self.bus._housekeep()
 
     async def wait_for_subscribers_async(self, subject: str, n: int = 1, timeout: float | None = None) -> int:
