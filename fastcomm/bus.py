@@ -151,6 +151,7 @@ class Bus:
             or not 16 <= limits.cells <= 1 << 26
             or not Ring.bytes_needed(limits.cells) <= limits.stride <= size // limits.max_agents
             or agents[1] < limits.max_agents * AGENT_BYTES
+            or not 1 <= limits.max_subscriptions <= 1 << 24
             or subscriptions[1] < SubscriptionTable.bytes_needed(limits.max_subscriptions)
         ):
             raise CorruptSegmentError(

@@ -1,4 +1,4 @@
-"""Processes that a test steers: each runs the lines that it is sent, and can be stopped, continued and killed."""
+"""Processes that a test steers: each runs the lines that it is sent, can be stopped, continued and killed."""
 
 import os
 import pickle
@@ -45,8 +45,8 @@ class PeerError(Exception):
 class Peer:
     """A Python process of its own, unrelated to this one but for being its child.
 
-    `do` runs lines and returns the value of an expression; `send` starts them and `result` waits for the value. At the end
-    of the ``with`` block it is killed unless `end` was called.
+    `do` runs lines and returns the value of an expression; `send` starts them and `result` waits for the value.
+    At the end of the ``with`` block it is killed unless `end` was called.
     """
 
     def __init__(self, setup: str = "") -> None:

@@ -235,6 +235,7 @@ cdef class Port:
         return 0
 
     cdef int apply_change(self, uint32_t index) except -1:
+        cdef size_t position
         entry = self.subscriptions.read(index)
         if entry == ():
             return 0    # being written: what is known holds until that change is announced
@@ -243,7 +244,7 @@ cdef class Port:
             self.registry.remove(pattern, index)
         if entry is not None:
             self.targets[index].owner, self.targets[index].epoch, encoded = entry
-            if c_check(encoded, len(encoded), PATTERN, NULL) != SOUND:
+            if c_check(encoded, len(encoded), PATTERN, &position) != SOUND:
                 raise CorruptSegmentError(f"subscription {index} of the bus has the pattern {encoded!r}")
             pattern = encoded.decode()
             self.registry.insert(pattern, index)

@@ -1,6 +1,7 @@
-"""Agents in event loops: waiting without threads, without freezing the loop, and without losing what a cancelled call waited for."""
+"""Agents in event loops: they wait without threads, freeze no loop, and lose nothing when a call is cancelled."""
 
 import asyncio
+import contextlib
 import select
 import threading
 import time
@@ -107,10 +108,8 @@ class TestReceiving:
                     other.publish("x", i)
                     await turns(i % 3)
                     task.cancel()
-                    try:
+                    with contextlib.suppress(asyncio.CancelledError):
                         got.append((await task).data)
-                    except asyncio.CancelledError:
-                        pass
                 while (message := agent.try_receive()) is not None:
                     got.append(message.data)
                 assert got == list(range(50))

@@ -181,7 +181,7 @@ class TestPending:
                 Full, match="while this agent's own inbox is full and 5 messages wait for receive"
             ):
                 agent.publish("own", b"")
-            with pytest.raises(Full, match="in the inbox of agent 'slow'.*; reached 0, missing 1"):
+            with pytest.raises(Full, match=r"in the inbox of agent 'slow'.*; reached 0, missing 1"):
                 agent.publish("x", b"")
             assert agent.stats().pending == few_pending
             assert datas(agent) == list(range(32 + few_pending))
@@ -386,7 +386,7 @@ class TestThreads:
             assert bus._subscriptions.entries_in_use() == []
 
     def test_lose_nothing_that_comes_as_they_subscribe(self, bus: Bus, thread: ThreadPoolExecutor) -> None:
-        """A receiver that filters (something was unsubscribed before) knows the new pattern as soon as publishers do."""
+        """A receiver that filters, since it unsubscribed before, knows a new pattern as soon as publishers do."""
         with bus.join("a") as agent, bus.join("b") as other:
             agent.subscribe("before").unsubscribe()
             stop = threading.Event()

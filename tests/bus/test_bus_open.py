@@ -276,9 +276,9 @@ class TestJoiningAndLeaving:
         agent = bus.join("a")
         bus.close()
         assert agent.closed
-        with pytest.raises(ClosedError, match="this handle of the bus .* is closed"):
+        with pytest.raises(ClosedError, match=r"this handle of the bus .* is closed"):
             bus.join("b")
-        with pytest.raises(ClosedError, match="this handle of the bus .* is closed"):
+        with pytest.raises(ClosedError, match=r"this handle of the bus .* is closed"):
             bus.agents()
         bus.close()
 
@@ -414,7 +414,7 @@ class TestFullFileSystem:
         assert done.returncode == 0, done.stdout + done.stderr
 
     def test_reaping_touches_no_page_that_was_given_back(self) -> None:
-        """Inboxes whose control words are larger than a page: with the file system full, touching them would be SIGBUS."""
+        """Control words of large inboxes are more than a page: on a full file system that would be SIGBUS."""
         done = run_on_a_small_tmpfs(
             """
             import os, sys

@@ -1,4 +1,4 @@
-"""Agents that publish to each other, killed and started again at random: what the living receive is whole and in order."""
+"""Agents that publish to each other, killed and started again at random: what arrives is whole and in order."""
 
 import random
 import subprocess
@@ -30,7 +30,7 @@ WORKER = textwrap.dedent(
 
 
     def compose(number):
-        body = struct.pack("<II", os.getpid(), number) + bytes(number % 256 for _ in range(random.randrange(400)))
+        body = struct.pack("<II", os.getpid(), number) + bytes([number % 256]) * random.randrange(400)
         return body + struct.pack("<I", zlib.crc32(body))
 
 
