@@ -452,8 +452,8 @@ cdef uint32_t ring_holdup(ring_t *ring) noexcept nogil:
     cdef uint64_t position = fc_load_acquire_u64(&ring.shared.head) & FC_POS_MASK
     cdef uint64_t tail = fc_load_acquire_u64(&ring.shared.tail)
     cdef uint64_t header
-    cdef uint32_t looks
-    for looks in range(ring.cells):
+    cdef uint32_t _step
+    for _step in range(ring.cells):
         header = fc_load_acquire_u64(header_at(ring, position))
         if header_tag(header) != tag_of(ring, position):
             return tail_owner(tail) if tail_start(tail) == position else 0
