@@ -53,7 +53,7 @@ from fastcomm._core.wait cimport (
     someone_sleeps,
 )
 
-from fastcomm.errors import CorruptSegmentError, ShutDown
+from fastcomm.errors import CorruptSegmentError, PeerDiedError, ShutDown
 
 cdef extern from "<fcntl.h>" nogil:
     int open(const char *path, int flags)
@@ -555,8 +555,22 @@ cdef class SharedQueue(Ring):
         while self.unfinished():
             seen = bell_read(&self.shared.all_done)
             announce_sleep(&self.shared.all_done, FC_SLEEP_FUTEX)
-            if self.unfinished():
-                self.sleep(&self.shared.all_done, seen, -1)
+            if not self.unfinished():
+                return
+            with nogil:
+                fc_futex_wait(&self.shared.all_done.bell, seen, SLICE_NS)
+            PyErr_CheckSignals()
+            if fc_monotonic_ns() >= self.next_housekeeping:
+                self.next_housekeeping = fc_monotonic_ns() + SLICE_NS
+                self.check_who_could_finish()
+
+    cdef int check_who_could_finish(self) except -1:
+        try:
+            self._housekeep(False)
+        except PeerDiedError:
+            if self.unfinished():    # a peer can have done the last one, and died then
+                self._death_reported()
+                raise
 
     # ------------------------------------------------------------------------------------------------- deaths and end --
 
