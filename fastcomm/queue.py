@@ -1,4 +1,6 @@
-"""Queue, SimpleQueue, JoinableQueue: multiprocessing's queues over a ring in shared memory, without a feeder thread."""
+"""Queue, SimpleQueue, JoinableQueue: multiprocessing's queues over a ring in shared memory,
+without a feeder thread.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,6 @@ from fastcomm._core.segment import (
     PAGE,
     PARTICIPANT_BYTES,
     SECTION_CONTROL,
-    SECTION_RING,
     Segment,
     reserve_pages,
 )
@@ -36,7 +37,8 @@ ATOMS = (bytes, str, int, float, bool, type(None))  # types that no reducer of m
 
 
 class QueueRing(RingBuffer, SharedQueue):
-    """One handle of a queue's segment: RingBuffer's participants around SharedQueue's items, which are pickles here.
+    """One handle of a queue's segment: RingBuffer's participants around SharedQueue's items, which are
+    pickles here.
 
     parameters of the segment: cells, maxsize, whether tasks are counted, whether it was named by its user.
     """
@@ -62,7 +64,9 @@ class QueueRing(RingBuffer, SharedQueue):
         name = f"queue-{os.urandom(8).hex()}" if name is None else name
         shape = [cells_for(capacity), maxsize, int(counts_tasks), int(named)]
         while True:
-            segment, created = Segment.open(segment_path(name), name=name, kind=KIND_QUEUE, plan=lambda: _plan(shape))
+            segment, created = Segment.open(
+                segment_path(name), name=name, kind=KIND_QUEUE, plan=lambda: _plan(shape)
+            )
             with entered(segment):
                 if created:
                     memory, control = cls._memory(segment)
@@ -76,7 +80,7 @@ class QueueRing(RingBuffer, SharedQueue):
                 _remove_if_useless(segment, shape)
             segment.close()
 
-    # ------------------------------------------------------------------------------------- deaths, waiting, the end --
+    # --------------------------------------------------------------------------- deaths, waiting, the end --
 
     def _housekeep(self, for_room: bool) -> None:
         self._segment.check_vanished()
@@ -89,19 +93,21 @@ class QueueRing(RingBuffer, SharedQueue):
     def _why_full(self, nbytes: int, timeout: float | None) -> str:
         limit = f"of at most {self.maxsize} items" if self.maxsize else "items"
         return (
-            f"no room for an item of {nbytes} bytes in {self.name!r} within {timeout} s: it has {self.items} {limit}, "
-            f"{self.depth} of {self.capacity} bytes are taken; {self._who_else()}"
+            f"no room for an item of {nbytes} bytes in {self.name!r} within {timeout} s: it has {self.items} "
+            f"{limit}, {self.depth} of {self.capacity} bytes are taken; {self._who_else()}"
         )
 
     def _outlives_handles(self) -> bool:
-        """Items in a queue that was named wait for the next who opens it; one without a name can't be opened again."""
+        """Items in a queue that was named wait for the next who opens it;
+        one without a name can't be opened again.
+        """
         if self._named and not self._segment.unlinked and super()._outlives_handles():
             return True
         for path, *_ in _item_files(self._segment):
             _remove(path)
         return False
 
-    # -------------------------------------------------------------------------------------------------- large items --
+    # ---------------------------------------------------------------------------------------- large items --
 
     def put_in_file(self, data: bytes, timeout: float | None) -> None:
         """Write the pickle into a file, then put a record that leads to it."""
@@ -118,7 +124,8 @@ class QueueRing(RingBuffer, SharedQueue):
         generation = self._segment.generation_of(self._slot)
         while True:
             path, record = self._file_record(self._slot, generation, next(self._numbers), len(data))
-            with suppress(FileExistsError):  # left by somebody who was killed, in a queue of this name before this one
+            # It exists if somebody was killed, in an earlier queue of this name.
+            with suppress(FileExistsError):
                 fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
                 break
         try:
@@ -134,7 +141,8 @@ class QueueRing(RingBuffer, SharedQueue):
     def _sweep(self) -> bool:
         """Remove the files of producers that have gone, except those to which an item leads. False: not now.
 
-        In this order: a file whose producer was alive when it was listed is complete or its item is seen below.
+        In this order: a file whose producer was alive when it was listed is complete or its item is seen
+        below.
         """
         files = _item_files(self._segment)
         left = [
@@ -162,16 +170,18 @@ def _plan(shape: list[int]) -> tuple[int, list[tuple[int, int]], int, list[int]]
 
 
 def _remove_if_useless(segment: Segment, shape: list[int]) -> None:
-    """Under the gate, a queue of that name and another shape: remove it if it is empty and all its handles are dead."""
+    """Under the gate, a queue of that name and another shape:
+    remove it if it is empty and all its handles are dead.
+    """
     cells, maxsize, counts_tasks, named = segment.parameters[:4]
     unread = SharedQueue(*QueueRing._memory(segment), owner=1, name=segment.name).items
     living = [slot for slot in segment.taken_slots() if segment.alive(slot)]
     if living or unread or not named:
         kind = "a JoinableQueue" if counts_tasks else "a Queue"
         raise SegmentExistsError(
-            f"{segment.name!r} exists as {kind} with maxsize={maxsize} and capacity={cells * 64}, and was asked for with "
-            f"maxsize={shape[1]} and capacity={shape[0] * 64}; it has {unread} items and {len(living)} handles. Open it as it is, "
-            "or take another name"
+            f"{segment.name!r} exists as {kind} with maxsize={maxsize} and capacity={cells * 64}, and was "
+            f"asked for with maxsize={shape[1]} and capacity={shape[0] * 64}; it has {unread} items and "
+            f"{len(living)} handles. Open it as it is, or take another name"
         )
     for path, *_ in _item_files(segment):
         _remove(path)
@@ -216,7 +226,9 @@ def _checked(block: bool, timeout: float | None) -> float | None:
     if not block:
         return 0
     if timeout is not None and not timeout >= 0:
-        raise ValueError(f"timeout is {timeout!r}; it must be None (wait for ever) or a number of seconds >= 0")
+        raise ValueError(
+            f"timeout is {timeout!r}; it must be None (wait for ever) or a number of seconds >= 0"
+        )
     return timeout
 
 
@@ -232,7 +244,8 @@ class _Items:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_failed": deque()}
 
-    __class_getitem__ = classmethod(types.GenericAlias)
+    def __class_getitem__(cls, item: Any) -> types.GenericAlias:
+        return types.GenericAlias(cls, item)
 
     @property
     def name(self) -> str:
@@ -270,7 +283,8 @@ class _Items:
             self._ring._not_usable()
 
     def close(self) -> None:
-        """This process uses it no more: put() and get() raise ClosedError, which is a ValueError. Others are not disturbed.
+        """This process uses it no more: put() and get() raise ClosedError, which is a ValueError. Others are
+        not disturbed.
 
         What was put stays. The last handle to close removes the queue, unless it was named and holds items.
         """
@@ -292,7 +306,8 @@ class _Items:
 
 
 class SimpleQueue(_Items):
-    """multiprocessing.SimpleQueue: get, put, empty, close. `name` and `capacity` as of Queue; `ctx` is not needed.
+    """multiprocessing.SimpleQueue: get, put, empty, close. `name` and `capacity` as of Queue; `ctx` is not
+    needed.
 
     What happens to threads, forks and killed peers is the same as with Queue.
     """
@@ -301,7 +316,9 @@ class SimpleQueue(_Items):
         self._open(name, capacity)
 
     def put(self, obj: object) -> None:
-        """Send any object that can be pickled; waits for room. An object that can't be pickled raises here."""
+        """Send any object that can be pickled; waits for room.
+        An object that can't be pickled raises here.
+        """
         self._send(_dumps(obj), None)
 
     def get(self) -> Any:
@@ -310,22 +327,25 @@ class SimpleQueue(_Items):
 
 
 class Queue(_Items):
-    """multiprocessing.Queue over shared memory: many producers, many consumers, any object that can be pickled.
+    """multiprocessing.Queue over shared memory: many producers, many consumers, any object that can be
+    pickled.
 
-    `maxsize`: items at most, 0 or less: as many as fit into `capacity` bytes (rounded up to a power of two, 1 KiB to 4 GiB, all
-    reserved at once; an item takes its pickle, 8 bytes more, rounded up to 64). A pickle larger than an eighth of that
-    travels in a file of its own. put() into a full queue waits: there is no thread that would hold things back, an item is
-    visible when put() returns, and outlives the process that sent it. `name`: unrelated processes that
-    give the same name, maxsize and capacity share one queue. `ctx` is accepted for the sake of multiprocessing's callers.
+    `maxsize`: items at most, 0 or less: as many as fit into `capacity` bytes (rounded up to a power of two, 1
+    KiB to 4 GiB, all reserved at once; an item takes its pickle, 8 bytes more, rounded up to 64). A pickle
+    larger than an eighth of that travels in a file of its own. put() into a full queue waits: there is no
+    thread that would hold things back, an item is visible when put() returns, and outlives the process that
+    sent it. `name`: unrelated processes that give the same name, maxsize and capacity share one queue. `ctx`
+    is accepted for the sake of multiprocessing's callers.
 
     At most 256 handles at a time. ShmFullError, SegmentExistsError (another shape), InvalidNameError.
 
-    Thread safety: threads may share it; a wait gives up the GIL. Process safety: it pickles as its name, under every start
-    method, and in the child of a fork it joins anew at its first use; keep it open until a child has it.
+    Thread safety: threads may share it; a wait gives up the GIL. Process safety: it pickles as its name,
+    under every start method, and in the child of a fork it joins anew at its first use; keep it open until a
+    child has it.
 
-    When a process is killed (SIGKILL at any point): what it had put arrives, what it was taking is either still there
-    or gone with it, and nobody is held up. If no other handle is left then, a call that waits raises PeerDiedError,
-    once.
+    When a process is killed (SIGKILL at any point): what it had put arrives, what it was taking is either
+    still there or gone with it, and nobody is held up. If no other handle is left then, a call that waits
+    raises PeerDiedError, once.
     """
 
     def __init__(
@@ -339,20 +359,23 @@ class Queue(_Items):
         return self._ring.maxsize
 
     def put(self, obj: object, block: bool = True, timeout: float | None = None) -> None:
-        """Send an object. Waits for room if `block`, at most `timeout` seconds (None: for ever), then raises Full.
+        """Send an object. Waits for room if `block`, at most `timeout` seconds (None: for ever), then raises
+        Full.
 
-        An object that can't be pickled raises here, whatever pickle raises. ClosedError; ShutDown; ShmFullError if a
-        large one finds no room for its file; PeerDiedError; ValueError for a negative time-out.
+        An object that can't be pickled raises here, whatever pickle raises. ClosedError; ShutDown;
+        ShmFullError if a large one finds no room for its file; PeerDiedError; ValueError for a negative
+        time-out.
         """
         timeout = _checked(block, timeout)
         self._send(_dumps(obj), timeout)
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
-        """The next object. Waits for one if `block`, at most `timeout` seconds (None: for ever), then raises Empty.
+        """The next object. Waits for one if `block`, at most `timeout` seconds (None: for ever), then raises
+        Empty.
 
-        Never waits for another consumer for more than the time of a copy, unless that was stopped (SIGSTOP) in the middle;
-        then for 0.1 s at a time. ClosedError; ShutDown; PeerDiedError; ValueError for a negative time-out; what
-        pickle raises if the object can't be made here: it is gone then.
+        Never waits for another consumer for more than the time of a copy, unless that was stopped (SIGSTOP)
+        in the middle; then for 0.1 s at a time. ClosedError; ShutDown; PeerDiedError; ValueError for a
+        negative time-out; what pickle raises if the object can't be made here: it is gone then.
         """
         return self._receive(_checked(block, timeout))
 
@@ -365,10 +388,11 @@ class Queue(_Items):
         return self.get(False)
 
     def put_many(self, items: Iterable[object], block: bool = True, timeout: float | None = None) -> int:
-        """Send each object of an iterable, in order; returns how many. Full carries `delivered` and `missing`.
+        """Send each object of an iterable, in order; returns how many. Full carries `delivered` and
+        `missing`.
 
-        All are pickled first: one that can't be raises before anything is sent. Without maxsize many share one claim
-        and one wake-up.
+        All are pickled first: one that can't be raises before anything is sent. Without maxsize many share
+        one claim and one wake-up.
         """
         deadline = Deadline(_checked(block, timeout))
         pickles = [_dumps(item) for item in items]
@@ -383,7 +407,9 @@ class Queue(_Items):
         except Full as full:
             done += full.delivered
             missing = len(pickles) - done
-            raise Full(f"{done} of {len(pickles)} items were sent; {full}", delivered=done, missing=missing) from None
+            raise Full(
+                f"{done} of {len(pickles)} items were sent; {full}", delivered=done, missing=missing
+            ) from None
         return done
 
     def _runs(self, pickles: list[bytes]) -> Iterator[list[bytes]]:
@@ -395,10 +421,11 @@ class Queue(_Items):
                 yield list(run)
 
     def get_many(self, limit: int = 1024, block: bool = True, timeout: float | None = None) -> list[Any]:
-        """1 to `limit` objects: waits for the first as get() does, then takes what else is there, under one lock.
+        """1 to `limit` objects: waits for the first as get() does, then takes what else is there, under one
+        lock.
 
-        If one of them can't be made here, those before it are returned; the next get() raises what pickle raised, and
-        the ones after it follow.
+        If one of them can't be made here, those before it are returned; the next get() raises what pickle
+        raised, and the ones after it follow.
         """
         timeout = _checked(block, timeout)
         if self._failed:
@@ -426,8 +453,9 @@ class Queue(_Items):
         return self._ring.is_full
 
     def shutdown(self, immediate: bool = False) -> None:
-        """queue.Queue's of Python 3.13, on every version, for all processes: from now on put() raises ShutDown, and get() too
-        as soon as the queue is empty. `immediate`: what is in it is thrown away. Calls that wait end. ClosedError.
+        """queue.Queue's of Python 3.13, on every version, for all processes: from now on put() raises
+        ShutDown, and get() too as soon as the queue is empty. `immediate`: what is in it is thrown away.
+        Calls that wait end. ClosedError.
         """
         self._ring.shut_down(immediate)
 
@@ -441,8 +469,8 @@ class Queue(_Items):
 class JoinableQueue(Queue):
     """multiprocessing.JoinableQueue: a Queue that counts what was put until task_done() was called for it.
 
-    The count is exact whoever is killed: an item that was never put does not count, one that was taken does until
-    task_done(), also if its taker was killed.
+    The count is exact whoever is killed: an item that was never put does not count, one that was taken does
+    until task_done(), also if its taker was killed.
     """
 
     def __init__(
@@ -451,12 +479,15 @@ class JoinableQueue(Queue):
         self._open(name, capacity, maxsize, counts_tasks=True)
 
     def task_done(self) -> None:
-        """What was got from the queue has been dealt with. ValueError if called more often than items were taken; ClosedError."""
+        """What was got from the queue has been dealt with.
+        ValueError if called more often than items were taken; ClosedError.
+        """
         self._ring.task_done()
 
     def join(self) -> None:
         """Wait until task_done() was called for every item that was put. ClosedError.
 
-        PeerDiedError, once, if others were killed and no other handle is left: what they had taken will never be done.
+        PeerDiedError, once, if others were killed and no other handle is left: what they had taken will never
+        be done.
         """
         self._ring.join_tasks()

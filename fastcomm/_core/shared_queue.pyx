@@ -1,28 +1,30 @@
 """SharedQueue: a ring with many consumers, a limit of items, and items of any size; what queue.py is made of.
 
-The ring's protocol stays as it is (protocol.pyx), one record an item. What it lacks is in a control block beside it
-(fc_queue_t), and in files.
+The ring's protocol stays as it is (protocol.pyx), one record an item. What it lacks is in a control block
+beside it (fc_queue_t), and in files.
 
-Many consumers. To take an item is: lock, look at the head, copy out, publish the new head, unlock. The lock is a word with
-the owner number of who takes; between lock and unlock no Python code runs and the GIL is kept, so it is held for about the
-time of the copy. Who finds it taken probes its holder: a dead one's lock is taken over by CAS from exactly that number (the
-ring holds nothing half-done: before the head was published the item is still there, afterwards it is gone). A reaper
-does the same before the number can come to mean somebody else. Waiting for an item holds no lock.
+Many consumers. To take an item is: lock, look at the head, copy out, publish the new head, unlock. The lock
+is a word with the owner number of who takes; between lock and unlock no Python code runs and the GIL is kept,
+so it is held for about the time of the copy. Who finds it taken probes its holder: a dead one's lock is taken
+over by CAS from exactly that number (the ring holds nothing half-done: before the head was published the item
+is still there, afterwards it is gone). A reaper does the same before the number can come to mean somebody
+else. Waiting for an item holds no lock.
 
-Limit of items, without permits: a permit taken by who is killed before he uses it would be lost. Instead a producer counts,
-and claims by a CAS from exactly the tail up to which it counted: so the count held when the claim succeeded, whoever was killed
-whenever. So that this costs a step for each claim and not for each item, a handle keeps the places of the items it has
-counted; those before head drop out. A claim that is still being written counts: it may become an item. It may as
-well become padding, or be given up; hence "full" is only said after counting anew from the head.
+Limit of items, without permits: a permit taken by who is killed before he uses it would be lost. Instead a
+producer counts, and claims by a CAS from exactly the tail up to which it counted: so the count held when the
+claim succeeded, whoever was killed whenever. So that this costs a step for each claim and not for each item,
+a handle keeps the places of the items it has counted; those before head drop out. A claim that is still being
+written counts: it may become an item. It may as well become padding, or be given up; hence "full" is only
+said after counting anew from the head.
 
-Large items (above an eighth of the capacity) travel in a file each. It is complete before its record is committed, and its
-consumer, under the lock, opens it, removes it, and only then publishes the head. Killed in between, it leaves a record
-without a file, which the next one skips: the item was as good as taken. The other order would leave a file of a live
-producer, that nobody could tell from one which is about to be sent.
+Large items (above an eighth of the capacity) travel in a file each. It is complete before its record is
+committed, and its consumer, under the lock, opens it, removes it, and only then publishes the head. Killed in
+between, it leaves a record without a file, which the next one skips: the item was as good as taken. The other
+order would leave a file of a live producer, that nobody could tell from one which is about to be sent.
 
-Tasks. Unfinished = items in the ring + taken - done. `taken` and head must change as one, and a consumer can be killed
-between: so it first writes what both become (the journal), and whoever takes the lock over compares the head with it. This
-is idempotent, and never lowers `taken`, so that a reaper need not hold the lock.
+Tasks. Unfinished = items in the ring + taken - done. `taken` and head must change as one, and a consumer can
+be killed between: so it first writes what both become (the journal), and whoever takes the lock over compares
+the head with it. This is idempotent, and never lowers `taken`, so that a reaper need not hold the lock.
 
 Thread safety: as Ring. Process safety: any number of producers and consumers.
 
@@ -68,7 +70,8 @@ cdef enum:
     PATH_BYTES = 4096
     LOCK_SPINS = 100
     LOOKS = 100                       # of items(), for a moment in which nobody takes one
-    # A position comes round again after 2^36 cells, minutes at full speed: what was counted earlier is counted anew.
+    # A position comes round again after 2^36 cells, minutes at full speed: what was counted earlier is
+    # counted anew.
     FORGET_SECONDS = 30
 
 
@@ -96,7 +99,8 @@ cdef class SharedQueue(Ring):
         Ring.__init__(self, memory, owner=owner, name=name)
         if <size_t>control.shape[0] < sizeof(fc_queue_t) or <size_t>&control[0] % 64:
             raise CorruptSegmentError(
-                f"{control.shape[0]} bytes for the control block of {name!r}; it needs {sizeof(fc_queue_t)}, 64-byte aligned"
+                f"{control.shape[0]} bytes for the control block of {name!r}; it needs {sizeof(fc_queue_t)}, "
+                "64-byte aligned"
             )
         self.control = control
         self.shared = <fc_queue_t *>&control[0]
@@ -121,10 +125,12 @@ cdef class SharedQueue(Ring):
     def _files_at(self, bytes prefix not None):
         """What the paths of the files of large items begin with."""
         if len(prefix) > PATH_BYTES - 64:
-            raise ValueError(f"the path of {self.name!r} has {len(prefix)} bytes; it must have less than {PATH_BYTES - 64}")
+            raise ValueError(
+                f"the path of {self.name!r} has {len(prefix)} bytes; it must have less than {PATH_BYTES - 64}"
+            )
         self.prefix = prefix
 
-    # -------------------------------------------------------------------------------------------------------- lock --
+    # ---------------------------------------------------------------------------------------------- lock --
 
     cdef int lock(self) except -1:
         """1: the consumers' lock is ours; 0: somebody who lives has kept it for a slice."""
@@ -144,8 +150,8 @@ cdef class SharedQueue(Ring):
                 continue
             if holder > FC_MAX_OWNER:
                 raise CorruptSegmentError(
-                    f"the lock of {self.name!r} is said to be held by owner {holder}, a number above {FC_MAX_OWNER} that nobody "
-                    "can have; close every handle of it and unlink it"
+                    f"the lock of {self.name!r} is said to be held by owner {holder}, a number above "
+                    f"{FC_MAX_OWNER} that nobody can have; close every handle of it and unlink it"
                 )
             if not self._owner_alive(holder):
                 if fc_cas_acqrel_u32(&shared.lock, &holder, self.ring.owner):
@@ -165,13 +171,16 @@ cdef class SharedQueue(Ring):
 
     cdef void unlock(self) noexcept nogil:
         cdef uint32_t me = self.ring.owner
-        # SYNC lock-passed: releases. seq_cst: it is the write before the look of (B), wait.pyx. It fails if we are fenced.
+        # SYNC lock-passed: releases. seq_cst: it is the write before the look of (B), wait.pyx. It fails if
+        # we are fenced.
         fc_cas_seqcst_u32(&self.shared.lock, &me, 0)
         if someone_sleeps(&self.shared.unlocked):
             ring_bell(&self.shared.unlocked)
 
     cdef void complete_journal(self) noexcept nogil:
-        """After the death of who held the lock: if it had published its head, `taken` becomes what it was to be."""
+        """After the death of who held the lock: if it had published its head,
+        `taken` becomes what it was to be.
+        """
         cdef fc_queue_t *shared = self.shared
         cdef uint64_t head = fc_load_acquire_u64(&self.ring.shared.head)
         cdef uint64_t after, taken = fc_load_relaxed_u64(&shared.taken)
@@ -198,10 +207,11 @@ cdef class SharedQueue(Ring):
         ring_release(&self.ring, self.position)
         fc_store_release_u64(&shared.taken, taken)
 
-    # ----------------------------------------------------------------------------------------------------- consume --
+    # ------------------------------------------------------------------------------------------- consume --
 
     cdef int find(self, record_t *record) except -1:
-        """1: `record` is the next item, and the lock is ours; 0: there is none, or the lock was not to be had.
+        """1: `record` is the next item, and the lock is ours; 0: there is none, or the lock was not to be
+        had.
 
         A dead producer's claim is given up on the way. ShutDown if nothing can come any more.
         """
@@ -244,7 +254,9 @@ cdef class SharedQueue(Ring):
         return 1
 
     cdef bytes take(self, const record_t *record):
-        """The item that find() found; gives up the lock. None: its consumer was killed when it had taken it half."""
+        """The item that find() found; gives up the lock. None:
+        its consumer was killed when it had taken it half.
+        """
         cdef fc_item_file_t item
         cdef int fd = -1
         cdef bint in_file = is_in_file(record)
@@ -266,11 +278,15 @@ cdef class SharedQueue(Ring):
             fc_fetch_add_relaxed_u64(&self.ring.shared.discarded, 1)
             return None
         if not read_whole(fd, data):
-            raise CorruptSegmentError(f"the file of an item of {self.name!r} has less than the {item.nbytes} bytes it was sent with")
+            raise CorruptSegmentError(
+                f"the file of an item of {self.name!r} has less than the {item.nbytes} bytes it was sent with"
+            )
         return data
 
     def try_get(self):
-        """The pickle of the next item, or None if there is none. Never waits for an item. ClosedError, ShutDown."""
+        """The pickle of the next item, or None if there is none. Never waits for an item. ClosedError,
+        ShutDown.
+        """
         cdef record_t record
         while self.find(&record):
             data = self.take(&record)
@@ -279,7 +295,9 @@ cdef class SharedQueue(Ring):
         return None
 
     def get(self, timeout=None):
-        """The pickle of the next item; waits at most `timeout` seconds (None: for ever), then raises Empty."""
+        """The pickle of the next item; waits at most `timeout` seconds (None: for ever),
+        then raises Empty.
+        """
         cdef record_t record
         cdef int64_t deadline = 0
         while True:
@@ -291,7 +309,9 @@ cdef class SharedQueue(Ring):
                 self.wait_record(&record, timeout, &deadline)
 
     def try_get_many(self, Py_ssize_t limit=1024):
-        """Up to `limit` pickles that are there now, taken under one lock; an item that came in a file is the last."""
+        """Up to `limit` pickles that are there now, taken under one lock;
+        an item that came in a file is the last.
+        """
         cdef record_t record
         cdef list records = []
         if limit < 1:
@@ -321,18 +341,20 @@ cdef class SharedQueue(Ring):
             while True:
                 records.append(PyBytes_FromStringAndSize(<const char *>record.payload, record.nbytes))
                 self.advance(record)
-                if len(records) == limit or ring_peek(&self.ring, &self.position, record) != RING_OK or is_in_file(record):
+                if len(records) == limit or ring_peek(&self.ring, &self.position, record) != RING_OK:
+                    return 0
+                if is_in_file(record):
                     return 0
         finally:
             if records:
                 self.publish(len(records))
             self.unlock()
 
-    # ------------------------------------------------------------------------------------------------- large items --
+    # --------------------------------------------------------------------------------------- large items --
 
     cdef int path_of(self, char *path, const fc_item_file_t *item) noexcept:
-        return snprintf(path, PATH_BYTES, b"%s%u.%u.%llu", PyBytes_AS_STRING(self.prefix), item.slot, item.generation,
-                        <unsigned long long>item.number)
+        return snprintf(path, PATH_BYTES, b"%s%u.%u.%llu", PyBytes_AS_STRING(self.prefix), item.slot,
+                        item.generation, <unsigned long long>item.number)
 
     cdef int open_file(self, const fc_item_file_t *item) except -2:
         """Under the lock: a descriptor of the file, which is removed; -1 if it is gone."""
@@ -360,7 +382,9 @@ cdef class SharedQueue(Ring):
         return path.decode("utf-8", "surrogateescape"), (<char *>&item)[:sizeof(item)]
 
     def _files(self):
-        """(slot, generation, number) of each file that a record in the ring leads to; None: the lock was not to be had."""
+        """(slot, generation, number) of each file that a record in the ring leads to; None:
+        the lock was not to be had.
+        """
         cdef fc_item_file_t *items = NULL
         cdef size_t i, count = 0
         if not self.lock():
@@ -398,7 +422,7 @@ cdef class SharedQueue(Ring):
                 count[0] += 1
         return 0
 
-    # ------------------------------------------------------------------------------------------------ limit of items --
+    # -------------------------------------------------------------------------------------- limit of items --
 
     cdef int claim_run(self, const uint32_t *cells, size_t count, claim_t *claim, size_t *taken) except -1:
         cdef int status
@@ -471,7 +495,7 @@ cdef class SharedQueue(Ring):
             raise ShutDown(f"{self.name!r} was shut down and takes no more items")
         return Ring.refused(self, status)
 
-    # ------------------------------------------------------------------------------------------------------- state --
+    # --------------------------------------------------------------------------------------------- state --
 
     @property
     def items(self):
@@ -491,7 +515,9 @@ cdef class SharedQueue(Ring):
         return 0 < self.limit <= self.items or not ring_has_room(&self.ring, 1)
 
     def shut_down(self, bint immediate):
-        """No more puts, from any process; gets go on until it is empty, or end now with `immediate`. Wakes everybody."""
+        """No more puts, from any process; gets go on until it is empty, or end now with `immediate`.
+        Wakes everybody.
+        """
         cdef uint32_t wanted = FC_QUEUE_SHUT_DOWN_NOW if immediate else FC_QUEUE_SHUT_DOWN
         cdef uint32_t now = fc_load_acquire_u32(&self.shared.shut_down)
         cdef record_t record
@@ -520,7 +546,7 @@ cdef class SharedQueue(Ring):
             self.position = (self.position + record.cells) & FC_POS_MASK
         self.publish(0)
 
-    # ------------------------------------------------------------------------------------------------------- tasks --
+    # --------------------------------------------------------------------------------------------- tasks --
 
     def unfinished(self):
         """Items that were put and for which task_done() has not been called."""
@@ -529,7 +555,8 @@ cdef class SharedQueue(Ring):
             pass    # signals are looked for in there
         if fc_load_acquire_u32(&self.shared.shut_down) == FC_QUEUE_SHUT_DOWN_NOW:
             self.drain()
-        count = ring_unread(&self.ring) + fc_load_acquire_u64(&self.shared.taken) - fc_load_acquire_u64(&self.shared.done)
+        count = ring_unread(&self.ring) + fc_load_acquire_u64(&self.shared.taken)
+        count -= fc_load_acquire_u64(&self.shared.done)
         self.unlock()
         return count
 
@@ -542,7 +569,10 @@ cdef class SharedQueue(Ring):
         done = fc_load_acquire_u64(&shared.done)
         while True:
             if done >= fc_load_acquire_u64(&shared.taken):
-                raise ValueError(f"task_done() called too many times: {done} items were taken from {self.name!r}, and all are done")
+                raise ValueError(
+                    f"task_done() called too many times: {done} items were taken from {self.name!r}, and all "
+                    "are done"
+                )
             # seq_cst: it is the write before the look of (B), wait.pyx.
             if fc_cas_seqcst_u64(&shared.done, &done, done + 1):
                 break
@@ -550,7 +580,9 @@ cdef class SharedQueue(Ring):
             ring_bell(&shared.all_done)
 
     def join_tasks(self):
-        """Wait until nothing is unfinished. PeerDiedError when the last other participant was killed, once."""
+        """Wait until nothing is unfinished. PeerDiedError when the last other participant was killed,
+        once.
+        """
         cdef uint32_t seen
         while self.unfinished():
             seen = bell_read(&self.shared.all_done)
@@ -572,7 +604,7 @@ cdef class SharedQueue(Ring):
                 self._death_reported()
                 raise
 
-    # ------------------------------------------------------------------------------------------------- deaths and end --
+    # -------------------------------------------------------------------------------------- deaths and end --
 
     def _resolve_dead(self, int owner):
         cdef uint32_t holder = owner
@@ -599,7 +631,9 @@ cdef bint lock_was_freed(fc_queue_t *shared) noexcept nogil:
 
 
 cdef bint read_whole(int fd, bytes data) except -1:
-    """Fill `data`, which nobody else has seen yet, from the file, and close that. False if it is too short."""
+    """Fill `data`, which nobody else has seen yet, from the file, and close that.
+    False if it is too short.
+    """
     cdef char *to = PyBytes_AS_STRING(data)
     cdef size_t left = PyBytes_GET_SIZE(data)
     cdef ssize_t got = 1
@@ -621,6 +655,8 @@ cdef bint read_whole(int fd, bytes data) except -1:
 
 
 def _arm_hook(int hook, int countdown=1):
-    """Stop this process the `countdown`-th time it passes that step (FC_HOOK_*). The debug build only: else RuntimeError."""
+    """Stop this process the `countdown`-th time it passes that step (FC_HOOK_*). The debug build only:
+    else RuntimeError.
+    """
     if not fc_arm_hook(hook, countdown):
         raise RuntimeError("fault hooks are compiled into the debug build only (FASTCOMM_DEBUG=1)")

@@ -1,7 +1,8 @@
 """Run CPython's own tests of queues on fastcomm's: ``python cpython_suite.py fork|spawn|forkserver``.
 
-Prints, as JSON, which tests passed, and for the others their traceback or the reason why they were skipped. A script, because
-it replaces names in multiprocessing and sets the start method, and because children of spawn run its file again.
+Prints, as JSON, which tests passed, and for the others their traceback or the reason why they were skipped. A
+script, because it replaces names in multiprocessing and sets the start method, and because children of spawn
+run its file again.
 """
 
 import json
@@ -30,8 +31,8 @@ for module in (multiprocessing, multiprocessing.queues):
 from test import _test_multiprocessing as cpython  # noqa: E402
 from test import test_queue  # noqa: E402
 
-# What these check can't be the same: a feeder thread that meets an object which can't be pickled, and objects that stay
-# the same ones when they pass.
+# What these check can't be the same: a feeder thread that meets an object which can't be pickled, and objects
+# that stay the same ones when they pass.
 NOT_OURS = {
     "test_queue_feeder_donot_stop_onexc",
     "test_queue_feeder_on_queue_feeder_error",

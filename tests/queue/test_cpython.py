@@ -1,4 +1,6 @@
-"""CPython's own tests of multiprocessing's queues and of queue.SimpleQueue pass with fastcomm's in their place."""
+"""CPython's own tests of multiprocessing's queues and of queue.SimpleQueue pass with fastcomm's in their
+place.
+"""
 
 import importlib.util
 import json

@@ -15,11 +15,11 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from peers import Peer, PeerError
 
 import fastcomm
 from fastcomm import Empty, Full, JoinableQueue, Queue, ShutDown, SimpleQueue
 from fastcomm.errors import ClosedError, SegmentExistsError, SegmentNotFoundError, ShmFullError
-from peers import Peer, PeerError
 
 START_METHODS = ("fork", "spawn", "forkserver")
 SETUP = "import os, signal, threading, time\nimport fastcomm\nfrom fastcomm.errors import *\n"
@@ -41,12 +41,23 @@ def peer(name: str, kind: str = "Queue", **options: Any) -> Peer:
     return Peer(f"{SETUP}q = fastcomm.{kind}(name={name!r}, **{options!r})")
 
 
-# ------------------------------------------------------------------------------------------------------------ objects --
+# ------------------------------------------------------------------------------------------------- objects --
 
 
 @pytest.mark.parametrize("kind", [Queue, SimpleQueue, JoinableQueue])
 def test_objects_come_out_as_they_went_in_and_in_order(kind: type[Any]) -> None:
-    objects = [None, True, 0, -(1 << 200), 1.5, "é", b"\0" * 32, [1, {"a": (2, 3)}], Path("x"), ValueError("no")]
+    objects = [
+        None,
+        True,
+        0,
+        -(1 << 200),
+        1.5,
+        "é",
+        b"\0" * 32,
+        [1, {"a": (2, 3)}],
+        Path("x"),
+        ValueError("no"),
+    ]
     with kind() as sut:
         for each in objects:
             sut.put(each)
@@ -114,7 +125,7 @@ def send_through(queue: Queue) -> None:
         connection.send("hello")
 
 
-# -------------------------------------------------------------------------------------------------------- large items --
+# --------------------------------------------------------------------------------------------- large items --
 
 
 @pytest.mark.parametrize("nbytes", [0, 55, 56, 57, 100, 127, 128, 129, 1000, 1024, 5000, 1_000_000])
@@ -172,7 +183,7 @@ def test_an_item_larger_than_the_file_system_is_refused_with_the_numbers(queue: 
     assert [file for file in files() if ".item." in file] == []
 
 
-# ------------------------------------------------------------------------------------------------- limits and waiting --
+# -------------------------------------------------------------------------------------- limits and waiting --
 
 
 def test_maxsize_counts_items_and_full_says_so() -> None:
@@ -191,13 +202,11 @@ def test_maxsize_counts_items_and_full_says_so() -> None:
 @pytest.mark.parametrize("maxsize", [0, -1])
 def test_without_maxsize_the_bytes_are_the_limit(maxsize: int) -> None:
     with Queue(maxsize, capacity=1024) as sut:
-        put = 0
-        with pytest.raises(Full):
-            for put in range(100):
-                sut.put_nowait(put)
-        assert put == 16  # cells of 64 bytes
+        with pytest.raises(Full) as caught:
+            sut.put_many(range(100), block=False)
+        assert caught.value.delivered == 16  # cells of 64 bytes
         assert sut.full()
-        assert [sut.get() for _ in range(put)] == list(range(put))
+        assert sut.get_many() == list(range(16))
 
 
 def test_a_maxsize_beyond_the_bytes_does_no_harm() -> None:
@@ -321,7 +330,7 @@ AgainstDeque.TestCase.settings = settings(max_examples=40, stateful_step_count=4
 TestAgainstDeque = AgainstDeque.TestCase
 
 
-# ------------------------------------------------------------------------------------------------------- many of them --
+# -------------------------------------------------------------------------------------------- many of them --
 
 
 def produce(queue: Queue, producer: int, count: int) -> None:
@@ -336,7 +345,9 @@ def consume(queue: Queue, results: Queue) -> None:
     results.put(got)
 
 
-@pytest.mark.parametrize(("start_method", "maxsize"), [("fork", 0), ("fork", 5), ("spawn", 3), ("forkserver", 0)])
+@pytest.mark.parametrize(
+    ("start_method", "maxsize"), [("fork", 0), ("fork", 5), ("spawn", 3), ("forkserver", 0)]
+)
 def test_three_producers_and_three_consumers_lose_and_double_nothing(start_method: str, maxsize: int) -> None:
     context = multiprocessing.get_context(start_method)
     count = 2000
@@ -352,7 +363,9 @@ def test_three_producers_and_three_consumers_lose_and_double_nothing(start_metho
         for process in consumers:
             process.join()
         assert sut.empty()
-    assert sorted(sum(got, [])) == [(producer, number) for producer in range(3) for number in range(count)]
+    assert sorted(item for one in got for item in one) == [
+        (producer, number) for producer in range(3) for number in range(count)
+    ]
     for one in got:  # what one consumer gets of one producer comes in order
         for producer in range(3):
             numbers = [number for who, number in one if who == producer]
@@ -420,7 +433,7 @@ def test_a_queue_that_was_merely_inherited_by_a_fork_works(queue: Queue) -> None
     assert queue.get() == "before and after"
 
 
-# ------------------------------------------------------------------------------------------------ close, names, pickling --
+# ---------------------------------------------------------------------------------- close, names, pickling --
 
 
 @pytest.mark.parametrize("kind", [Queue, JoinableQueue])
@@ -430,7 +443,16 @@ def test_a_closed_queue_raises_value_error(kind: type[Queue]) -> None:
     sut.close()
     sut.join_thread()
     sut.cancel_join_thread()
-    calls = [lambda: sut.put(1), sut.get, sut.get_nowait, sut.qsize, sut.empty, sut.full, sut.shutdown, sut.get_many]
+    calls = [
+        lambda: sut.put(1),
+        sut.get,
+        sut.get_nowait,
+        sut.qsize,
+        sut.empty,
+        sut.full,
+        sut.shutdown,
+        sut.get_many,
+    ]
     for call in calls:
         with pytest.raises(ValueError, match="is closed"):
             call()
@@ -527,7 +549,7 @@ def test_a_maxsize_that_is_no_integer_is_an_error(bad: Any) -> None:
         Queue(bad)
 
 
-# ------------------------------------------------------------------------------------------------------------ shutdown --
+# ------------------------------------------------------------------------------------------------ shutdown --
 
 
 def test_after_shutdown_put_raises_and_get_once_it_is_empty(queue: Queue) -> None:
@@ -569,7 +591,7 @@ def test_shutdown_ends_calls_that_wait_in_other_processes(call: str, name: str) 
         sut.unlink()
 
 
-# --------------------------------------------------------------------------------------------------------------- tasks --
+# --------------------------------------------------------------------------------------------------- tasks --
 
 
 def test_join_waits_for_the_last_task_done(name: str) -> None:
