@@ -5,10 +5,9 @@ beside it (fc_queue_t), and in files.
 
 Many consumers. To take an item is: lock, look at the head, copy out, publish the new head, unlock. The lock
 is a word with the owner number of who takes; between lock and unlock no Python code runs and the GIL is kept,
-so it is held for about the time of the copy. Who finds it taken probes its holder: a dead one's lock is taken
-over by CAS from exactly that number (the ring holds nothing half-done: before the head was published the item
-is still there, afterwards it is gone). A reaper does the same before the number can come to mean somebody
-else. Waiting for an item holds no lock.
+so it is held for about the time of the copy. Who finds it taken probes its holder, and has a dead one reaped:
+that frees the lock before the number can come to mean somebody else. The ring holds nothing half-done: before
+the head was published the item is still there, afterwards it is gone. Waiting for an item holds no lock.
 
 Limit of items, without permits: a permit taken by who is killed before he uses it would be lost. Instead a
 producer counts, and claims by a CAS from exactly the tail up to which it counted: so the count held when the
@@ -23,15 +22,14 @@ between, it leaves a record without a file, which the next one skips: the item w
 order would leave a file of a live producer, that nobody could tell from one which is about to be sent.
 
 Tasks. Unfinished = items in the ring + taken - done. `taken` and head must change as one, and a consumer can
-be killed between: so it first writes what both become (the journal), and whoever takes the lock over compares
-the head with it. This is idempotent, and never lowers `taken`, so that a reaper need not hold the lock.
+be killed between: so it first writes what both become (the journal), and its reaper compares the head with
+it. This is idempotent and never lowers `taken`, as reaping must be: a reaper can be killed too.
 
 Thread safety: as Ring. Process safety: any number of producers and consumers.
 
 SYNC lock-passed: unlock -> lock, also by a reaper's CAS; everything between is ordered by it.
 """
 
-cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EINTR, ENOENT, errno
@@ -154,9 +152,7 @@ cdef class SharedQueue(Ring):
                     f"{FC_MAX_OWNER} that nobody can have; close every handle of it and unlink it"
                 )
             if not self._owner_alive(holder):
-                if fc_cas_acqrel_u32(&shared.lock, &holder, self.ring.owner):
-                    self.complete_journal()
-                    return 1
+                self._reap_owner(holder)    # not from here: the number may be a live newcomer's by now
                 continue
             if until == 0:
                 until = fc_monotonic_ns() + SLICE_NS
@@ -501,8 +497,8 @@ cdef class SharedQueue(Ring):
     def items(self):
         """How many items are in it; exact if there is a moment in which nobody takes one."""
         cdef uint64_t head, count = 0
-        cdef int i
-        for i in range(LOOKS):
+        cdef int _
+        for _ in range(LOOKS):
             head = fc_load_acquire_u64(&self.ring.shared.head)
             count = ring_unread(&self.ring)
             if fc_load_acquire_u64(&self.ring.shared.head) == head:
@@ -520,7 +516,6 @@ cdef class SharedQueue(Ring):
         """
         cdef uint32_t wanted = FC_QUEUE_SHUT_DOWN_NOW if immediate else FC_QUEUE_SHUT_DOWN
         cdef uint32_t now = fc_load_acquire_u32(&self.shared.shut_down)
-        cdef record_t record
         if not self.usable:
             self._not_usable()
         while now < wanted and not fc_cas_acqrel_u32(&self.shared.shut_down, &now, wanted):
@@ -585,18 +580,20 @@ cdef class SharedQueue(Ring):
         """
         cdef uint32_t seen
         while self.unfinished():
+            self.check_who_could_finish()
             seen = bell_read(&self.shared.all_done)
             announce_sleep(&self.shared.all_done, FC_SLEEP_FUTEX)
-            if not self.unfinished():
-                return
-            with nogil:
-                fc_futex_wait(&self.shared.all_done.bell, seen, SLICE_NS)
-            PyErr_CheckSignals()
-            if fc_monotonic_ns() >= self.next_housekeeping:
-                self.next_housekeeping = fc_monotonic_ns() + SLICE_NS
-                self.check_who_could_finish()
+            if self.unfinished():
+                self.sleep(&self.shared.all_done, seen, -1)
 
     cdef int check_who_could_finish(self) except -1:
+        """Housekeeping, once in a slice, as in Ring._see_to_the_dead(); but an item that nobody will take
+        ends no join().
+        """
+        cdef int64_t now = fc_monotonic_ns()
+        if now < self.next_housekeeping:
+            return 0
+        self.next_housekeeping = now + SLICE_NS
         try:
             self._housekeep(False)
         except PeerDiedError:
@@ -606,13 +603,13 @@ cdef class SharedQueue(Ring):
 
     # -------------------------------------------------------------------------------------- deaths and end --
 
-    def _resolve_dead(self, int owner):
+    def _drop_roles(self, int owner):
         cdef uint32_t holder = owner
-        Ring._resolve_dead(self, owner)
+        Ring._drop_roles(self, owner)
         if fc_load_acquire_u32(&self.shared.lock) == holder:
             self.complete_journal()
-            # SYNC lock-passed: for the dead. Fails if somebody took the lock over, who has done the same.
-            fc_cas_acqrel_u32(&self.shared.lock, &holder, 0)
+            # SYNC lock-passed: for the dead.
+            fc_cas_seqcst_u32(&self.shared.lock, &holder, 0)
 
     def _wake_all(self):
         Ring._wake_all(self)
@@ -622,8 +619,8 @@ cdef class SharedQueue(Ring):
 
 cdef bint lock_was_freed(fc_queue_t *shared) noexcept nogil:
     """Spin for about as long as somebody needs to take an item."""
-    cdef int i
-    for i in range(LOCK_SPINS):
+    cdef int _
+    for _ in range(LOCK_SPINS):
         if fc_load_relaxed_u32(&shared.lock) == 0:
             return True
         fc_pause()

@@ -350,7 +350,7 @@ def consume(queue: Queue, results: Queue) -> None:
 )
 def test_three_producers_and_three_consumers_lose_and_double_nothing(start_method: str, maxsize: int) -> None:
     context = multiprocessing.get_context(start_method)
-    count = 2000
+    count = 1000
     with Queue(maxsize, capacity=4096) as sut, Queue() as results:
         producers = [context.Process(target=produce, args=(sut, n, count)) for n in range(3)]
         consumers = [context.Process(target=consume, args=(sut, results)) for _ in range(3)]

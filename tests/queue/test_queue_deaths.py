@@ -105,7 +105,7 @@ def test_kills_at_random_lose_no_item_that_was_put_and_double_none(
     A killed consumer may have taken one item that it did not write down; a killed producer may have put one.
     """
     rng = random.Random(seed)
-    rounds = 40
+    rounds = 25
     log = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     acknowledged = os.open(tmp_path / "put", log)
     with Queue(maxsize, capacity=4096) as sut:
