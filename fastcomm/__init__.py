@@ -44,8 +44,10 @@ if TYPE_CHECKING:
         SegmentNotFoundError,
         SegmentVanishedError,
         ShmFullError,
+        ShutDown,
         TableFullError,
     )
+    from fastcomm.queue import JoinableQueue, Queue, SimpleQueue
     from fastcomm.rings import RingBuffer, RingStats
     from fastcomm.subjects import (
         SubjectRegistry,
@@ -74,11 +76,13 @@ __all__ = [
     "Full",
     "InvalidNameError",
     "InvalidSubjectError",
+    "JoinableQueue",
     "Message",
     "MessageTooLargeError",
     "NameTakenError",
     "NotRegisteredError",
     "PeerDiedError",
+    "Queue",
     "RecordPinnedError",
     "RequestTimeoutError",
     "RingBuffer",
@@ -89,6 +93,8 @@ __all__ = [
     "SegmentNotFoundError",
     "SegmentVanishedError",
     "ShmFullError",
+    "ShutDown",
+    "SimpleQueue",
     "SubjectRegistry",
     "Subscription",
     "TableFullError",
@@ -109,6 +115,7 @@ _MODULES = {
     "fastcomm._core.message": ("Message",),
     "fastcomm.agent": ("Agent", "AgentStats", "Subscription"),
     "fastcomm.bus": ("AgentInfo", "Bus", "connect"),
+    "fastcomm.queue": ("JoinableQueue", "Queue", "SimpleQueue"),
     "fastcomm.rings": ("RingBuffer", "RingStats"),
     "fastcomm.subjects": (
         "SubjectRegistry",

@@ -24,6 +24,10 @@ class ClosedError(FastCommError, ValueError):
     """The handle that was used is closed."""
 
 
+class ShutDown(ClosedError, getattr(queue, "ShutDown", Exception)):  # type: ignore[misc]  # which 3.13 has
+    """The queue was shut down: it takes nothing any more, and nothing is left in it."""
+
+
 class MessageTooLargeError(FastCommError, ValueError):
     """A message of `size` bytes can never fit: the limit is `limit`. Raised at once, never after a wait."""
 

@@ -54,13 +54,20 @@ class RingBuffer(Ring):
     _segment: Segment
     _slot: int
     _doorbell: Doorbell | None = None
+    _kind: int = KIND_RING
+    _core: type[Ring] = Ring  # what reaps before there is a handle
 
     def __init__(self, segment: Segment, slot: int) -> None:
         """Use create() or attach()."""
-        super().__init__(segment.memory(*segment.section(SECTION_RING)), owner=slot + 1, name=segment.name)
+        super().__init__(*self._memory(segment), owner=slot + 1, name=segment.name)
         self._segment = segment
         self._doorbells = Doorbells()
         self._settle(slot)
+
+    @classmethod
+    def _memory(cls, segment: Segment) -> tuple[memoryview, ...]:
+        """The parts of the segment that the core is laid over."""
+        return (segment.memory(*segment.section(SECTION_RING)),)
 
     def _settle(self, slot: int) -> None:
         self._slot = slot
@@ -88,7 +95,7 @@ class RingBuffer(Ring):
         at once: ShmFullError. `mode` of the file (0o660 for a group); `directory`: another tmpfs than
         /dev/shm or FASTCOMM_DIR.
         """
-        cells = _cells_for(capacity)
+        cells = cells_for(capacity)
         if producers not in ("one", "many"):
             raise ValueError(f"producers is {producers!r}; it must be 'one' or 'many'")
         name = f"ring-{os.urandom(8).hex()}" if name is None else name
@@ -150,8 +157,7 @@ class RingBuffer(Ring):
     @classmethod
     def _join(cls, segment: Segment) -> RingBuffer:
         """Under the gate."""
-        ring = Ring(segment.memory(*segment.section(SECTION_RING)), owner=1, name=segment.name)
-        _reap(segment, ring)
+        _reap(segment, cls._core(*cls._memory(segment), owner=1, name=segment.name))
         slot = segment.join()
         segment.live(slot)
         return cls(segment, slot)
@@ -193,35 +199,47 @@ class RingBuffer(Ring):
     def _why_empty(self, seconds: float) -> str:
         if seconds < WORTH_TELLING_SECONDS:
             return super()._why_empty(seconds)
+        held_up = self._why_held_up()
+        return f"nothing arrived in {self.name!r} within {seconds:.3g} s{held_up}; {self._who_else()}"
+
+    def _who_else(self) -> str:
         others = [self._segment.describe(slot) for slot in self._segment.taken_slots() if slot != self._slot]
         who = f"attached besides: {'; '.join(others[:4])}" if others else "nobody else is attached"
-        more = ", ..." if len(others) > 4 else ""
-        return f"nothing arrived in {self.name!r} within {seconds:.3g} s{self._why_held_up()}; {who}{more}"
+        return f"{who}{', ...' if len(others) > 4 else ''}"
 
     def _housekeep(self, for_room: bool) -> None:
         segment = self._segment
         segment.check_vanished()
         consumer = self._consumer()[0]
-        waits_for_dead = for_room and consumer and not segment.alive(consumer - 1)
-        if (waits_for_dead or (segment.scan_is_due() and segment.dead_slots())) and segment.try_enter_gate():
+        waits_for_dead = for_room and consumer > 0 and not segment.alive(consumer - 1)
+        self._reap_dead(waits_for_dead or segment.scan_is_due())
+        if not for_room:
+            self._check_company("empty")
+            return
+        consumer, consumer_deaths = self._consumer()
+        if not consumer and consumer_deaths != self._consumer_deaths_seen:
+            pid = segment.deaths[1]
+            raise PeerDiedError(
+                f"{self.name!r} is full and its consumer was killed (last killed: pid {pid}); attach a "
+                "new one",
+                pid=pid,
+            )
+
+    def _reap_dead(self, due: bool) -> None:
+        segment = self._segment
+        if due and segment.dead_slots() and segment.try_enter_gate():
             try:
                 _reap(segment, self)
             finally:
                 segment.leave_gate()
-        deaths, pid = segment.deaths
-        if for_room:
-            consumer, consumer_deaths = self._consumer()
-            if not consumer and consumer_deaths != self._consumer_deaths_seen:
-                raise PeerDiedError(
-                    f"{self.name!r} is full and its consumer was killed (last killed: pid {pid}); attach a "
-                    "new one",
-                    pid=pid,
-                )
-        elif deaths != self._deaths_seen and not segment.others_alive():
+
+    def _check_company(self, state: str) -> None:
+        """PeerDiedError if somebody was killed and no other handle is left."""
+        deaths, pid = self._segment.deaths
+        if deaths != self._deaths_seen and not self._segment.others_alive():
             raise PeerDiedError(
-                f"{self.name!r} is empty and no other handle is left; {deaths - self._deaths_seen} were "
-                "killed since this one looked, "
-                f"the last was pid {pid}",
+                f"{self.name!r} is {state} and no other handle is left; {deaths - self._deaths_seen} were "
+                f"killed since this one looked, the last was pid {pid}",
                 pid=pid,
             )
 
@@ -378,11 +396,15 @@ class RingBuffer(Ring):
             if segment.holds(self._slot):  # not so in a forked child that never used the handle
                 segment.free(self._slot)
             _reap(segment, self)
-            if not segment.taken_slots() and not self._unread() and not segment.unlinked:
+            if not segment.taken_slots() and not self._outlives_handles() and not segment.unlinked:
                 segment.unlink()
         finally:
             segment.leave_gate()
             segment.close()
+
+    def _outlives_handles(self) -> bool:
+        """Asked under the gate when the last handle has left: whether the file has to stay."""
+        return self._unread() > 0
 
     def unlink(self) -> None:
         """Remove the ring's name now, unread records or not.
@@ -402,12 +424,12 @@ class RingBuffer(Ring):
 
 def _attach_path(cls: type[RingBuffer], path: str, name: str) -> RingBuffer:
     """Unpickle: the same file, whatever FASTCOMM_DIR says here."""
-    segment, _ = Segment.open(path, name=name, kind=KIND_RING)
+    segment, _ = Segment.open(path, name=name, kind=cls._kind)
     with entered(segment):
         return cls._join(segment)
 
 
-def _cells_for(capacity: int) -> int:
+def cells_for(capacity: int) -> int:
     capacity = operator.index(capacity)
     if not 1 <= capacity <= MAX_CAPACITY:
         raise ValueError(

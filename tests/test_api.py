@@ -19,6 +19,10 @@ PUBLIC = {
     "Message",
     "Subscription",
     "connect",
+    # queues
+    "JoinableQueue",
+    "Queue",
+    "SimpleQueue",
     # rings
     "RingBuffer",
     "RingStats",
@@ -59,6 +63,7 @@ PUBLIC = {
     "SegmentNotFoundError",
     "SegmentVanishedError",
     "ShmFullError",
+    "ShutDown",
     "TableFullError",
 }
 

@@ -29,5 +29,7 @@ cdef extern from "fc_hooks.h" nogil:
         FC_HOOK_TABLE_MID_WRITE
         FC_HOOK_TABLE_BEFORE_GENERATION
         FC_HOOK_UNLINK_BEFORE_REMOVE
+        FC_HOOK_QUEUE_LOCKED
+        FC_HOOK_QUEUE_ITEM_OPENED
     void fc_hook(int hook)
     bint fc_arm_hook(int hook, int countdown)

@@ -11,6 +11,7 @@ cdef extern from "fc_layout.h" nogil:
     enum:
         FC_KIND_RING
         FC_KIND_BUS
+        FC_KIND_QUEUE
         FC_SEGMENT_ACTIVE
         FC_SEGMENT_UNLINKED
         FC_MAX_SECTIONS
@@ -105,8 +106,34 @@ cdef extern from "fc_layout.h" nogil:
     uint64_t FC_RING_BYTES(uint64_t cells)
 
     enum:
+        FC_QUEUE_OPEN
+        FC_QUEUE_SHUT_DOWN
+        FC_QUEUE_SHUT_DOWN_NOW
+
+    ctypedef struct fc_queue_t:
+        uint64_t limit
+        uint32_t counts_tasks
+        uint32_t lock
+        uint32_t shut_down
+        uint64_t taken
+        uint64_t journal_head
+        uint64_t journal_taken
+        fc_wait_t unlocked
+        uint64_t done
+        fc_wait_t all_done
+
+    ctypedef struct fc_item_file_t:
+        uint32_t mark
+        uint32_t slot
+        uint32_t generation
+        uint32_t unused
+        uint64_t number
+        uint64_t nbytes
+
+    enum:
         FC_SECTION_PARTICIPANTS
         FC_SECTION_RING
+        FC_SECTION_CONTROL
         FC_SECTION_AGENTS
         FC_SECTION_SUBSCRIPTIONS
         FC_SECTION_INBOXES

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from fastcomm._core.layout cimport fc_ring_t
+from fastcomm._core.layout cimport FC_POS_MASK, fc_ring_t
 
 cdef enum:
     RING_OK = 0
@@ -12,6 +12,7 @@ cdef enum:
     RING_CLOSED = 4    # takes no claims
     RING_FENCED = 5    # the claim was given up: its owner was taken for dead
     RING_CORRUPT = 6
+    RING_MOVED = 7     # of one attempt to claim: the tail has moved, look at it again
 
 
 # A process's private view of one ring.
@@ -26,6 +27,8 @@ cdef struct ring_t:
     uint32_t owner         # number that our claims bear
     uint64_t last_tail     # the tail word that our last claim left
     uint64_t known_head    # head as read then; good while the tail is still last_tail
+    bint limited           # a limit of items stands besides the cells: producers wait for any release
+    uint64_t full_at       # head at which that limit was found reached: no room while it is there
 
 
 cdef struct claim_t:
@@ -47,6 +50,15 @@ cdef inline uint32_t record_cells(uint64_t nbytes) noexcept nogil:
     return <uint32_t>((nbytes + 8 + 63) >> 6)
 
 
+cdef inline uint64_t tail_position(uint64_t tail) noexcept nogil:
+    return tail >> 28
+
+
+cdef inline int64_t distance(uint64_t ahead, uint64_t behind) noexcept nogil:
+    """ahead - behind, both modulo 2^36, as a signed number."""
+    return (<int64_t>((ahead - behind) << 28)) >> 28
+
+
 cdef inline unsigned char *ring_payload(ring_t *ring, uint64_t position) noexcept nogil:
     """Where the payload of a claim at `position` begins."""
     return ring.data + ((position & ring.mask) << 6) + 8
@@ -57,6 +69,9 @@ cdef bint ring_attach(ring_t *ring, unsigned char *memory, size_t size, uint32_t
 
 cdef int ring_claim_run(ring_t *ring, const uint32_t *cells, size_t count, claim_t *claim,
                         size_t *taken) noexcept nogil
+cdef int ring_read_tail(ring_t *ring, uint64_t *tail) noexcept nogil
+cdef int ring_claim_from(ring_t *ring, uint64_t tail, const uint32_t *cells, size_t count, claim_t *claim,
+                         size_t *taken) noexcept nogil
 cdef int ring_claim(ring_t *ring, uint32_t cells, claim_t *claim) noexcept nogil
 cdef void ring_write_prefix(ring_t *ring, uint64_t position, uint64_t nbytes, uint32_t epoch) noexcept nogil
 cdef void ring_write_record(ring_t *ring, uint64_t position, const void *data, uint64_t nbytes,
@@ -74,6 +89,8 @@ cdef void ring_close(ring_t *ring) noexcept nogil
 cdef void ring_reopen(ring_t *ring) noexcept nogil
 cdef void ring_resolve_dead(ring_t *ring, uint32_t owner) noexcept nogil
 
+cdef uint32_t ring_step(ring_t *ring, uint64_t *position) noexcept nogil
+cdef bint ring_is_closed(ring_t *ring) noexcept nogil
 cdef uint64_t ring_unread(ring_t *ring) noexcept nogil
 cdef uint32_t ring_holdup(ring_t *ring) noexcept nogil
 cdef uint64_t ring_depth(ring_t *ring) noexcept nogil

@@ -66,10 +66,6 @@ cdef inline uint64_t tail_word(uint64_t position, uint32_t owner, uint32_t lengt
     return (position << 28) | (<uint64_t>owner << 16) | length
 
 
-cdef inline uint64_t tail_position(uint64_t tail) noexcept nogil:
-    return tail >> 28
-
-
 cdef inline uint32_t tail_owner(uint64_t tail) noexcept nogil:
     return <uint32_t>(tail >> 16) & 0xFFF
 
@@ -115,11 +111,6 @@ cdef inline uint32_t header_state(uint64_t header) noexcept nogil:
 
 cdef inline uint64_t *header_at(ring_t *ring, uint64_t position) noexcept nogil:
     return ring.headers + (position & ring.mask)
-
-
-cdef inline int64_t distance(uint64_t ahead, uint64_t behind) noexcept nogil:
-    """ahead - behind, both modulo 2^36, as a signed number."""
-    return (<int64_t>((ahead - behind) << 28)) >> 28
 
 
 # ----------------------------------------------------------------------------------------------------- claim
@@ -183,6 +174,66 @@ cdef size_t records_that_fit(const uint32_t *cells, size_t count, uint64_t room,
     return count
 
 
+cdef int ring_read_tail(ring_t *ring, uint64_t *tail) noexcept nogil:
+    """The tail word to claim from; every claim before it bears its header, unless the tail has moved. RING_OK
+    or _CLOSED.
+    """
+    tail[0] = fc_load_acquire_u64(&ring.shared.tail)
+    if tail_owner(tail[0]) == FC_OWNER_CLOSED:
+        return RING_CLOSED
+    help_last_claim(ring, tail[0])
+    return RING_OK
+
+
+cdef int ring_claim_from(ring_t *ring, uint64_t tail, const uint32_t *cells, size_t count, claim_t *claim,
+                         size_t *taken) noexcept nogil:
+    """One attempt to claim for at least one of the records, by moving the tail from exactly `tail`.
+
+    RING_OK, _FULL, or _MOVED: the tail is another one by now, by somebody's claim or by our own of padding.
+    """
+    cdef uint64_t head, position = tail_position(tail)
+    cdef int64_t used
+    cdef uint64_t free, to_end = ring.cells - (position & ring.mask)
+    cdef uint32_t total
+    head = ring.known_head
+    # Nobody has claimed since we did: then the position has not gone round, and an old head is only too low.
+    if count > 1 or tail != ring.last_tail or distance(position, head) + to_end + cells[0] > ring.cells:
+        # SYNC cells-released: what the consumer read from the freed cells was read before we write there.
+        head = fc_load_acquire_u64(&ring.shared.head)
+    used = distance(position, head)
+    if used < 0 or used > ring.cells:
+        return RING_CORRUPT if fc_load_acquire_u64(&ring.shared.tail) == tail else RING_MOVED
+    free = ring.cells - <uint64_t>used
+    taken[0] = records_that_fit(cells, count, min(min(free, to_end), <uint64_t>ring.max_cells), &total)
+    if taken[0] == 0:
+        if cells[0] > to_end and to_end + cells[0] <= free:
+            return claim_padding(ring, tail, <uint32_t>to_end)
+        # Full only if the tail still is what the head was compared with.
+        return RING_FULL if fc_load_acquire_u64(&ring.shared.tail) == tail else RING_MOVED
+    fc_hook(FC_HOOK_CLAIM_BEFORE_CAS)
+    # SYNC claim-headed: releases the header of the claim before ours; whoever sees our tail sees that header.
+    if not fc_cas_acqrel_u64(&ring.shared.tail, &tail, tail_after(ring, position, total)):
+        return RING_MOVED
+    fc_hook(FC_HOOK_CLAIM_AFTER_CAS)
+    ring.last_tail = tail_after(ring, position, total)
+    ring.known_head = head
+    claim.position = position
+    claim.cells = total
+    return RING_OK
+
+
+cdef int claim_padding(ring_t *ring, uint64_t tail, uint32_t to_end) noexcept nogil:
+    """RING_MOVED, unless we are fenced."""
+    cdef uint64_t position = tail_position(tail)
+    fc_hook(FC_HOOK_CLAIM_BEFORE_CAS)
+    if fc_cas_acqrel_u64(&ring.shared.tail, &tail, tail_after(ring, position, to_end)):
+        fc_hook(FC_HOOK_PAD_BEFORE_HEADER)
+        tag_interior(ring, position, to_end)
+        if settle(ring, position, to_end, FC_PAD) != RING_OK:
+            return RING_FENCED
+    return RING_MOVED
+
+
 cdef int ring_claim_run(ring_t *ring, const uint32_t *cells, size_t count, claim_t *claim,
                         size_t *taken) noexcept nogil:
     """Claim room for as many of the next `count` records as fit in one run, at least one. RING_OK, _FULL or
@@ -190,53 +241,13 @@ cdef int ring_claim_run(ring_t *ring, const uint32_t *cells, size_t count, claim
 
     Wait-free but for other claimers' progress: each retry means that somebody else's claim succeeded.
     """
-    cdef uint64_t tail, head, position
-    cdef int64_t used
-    cdef uint64_t free, to_end
-    cdef uint32_t total
-    while True:
-        tail = fc_load_acquire_u64(&ring.shared.tail)
-        if tail_owner(tail) == FC_OWNER_CLOSED:
-            return RING_CLOSED
-        help_last_claim(ring, tail)
-        position = tail_position(tail)
-        to_end = ring.cells - (position & ring.mask)
-        head = ring.known_head
-        # Nobody has claimed since we did: then the position has not gone round, and an old head is only too
-        # low.
-        if count > 1 or tail != ring.last_tail or distance(position, head) + to_end + cells[0] > ring.cells:
-            # SYNC cells-released: what the consumer read from the freed cells was read before we write there.
-            head = fc_load_acquire_u64(&ring.shared.head)
-        used = distance(position, head)
-        if used < 0 or used > ring.cells:
-            if fc_load_acquire_u64(&ring.shared.tail) == tail:
-                return RING_CORRUPT
-            continue
-        free = ring.cells - <uint64_t>used
-        taken[0] = records_that_fit(cells, count, min(min(free, to_end), <uint64_t>ring.max_cells), &total)
-        if taken[0] == 0:
-            if cells[0] > to_end and to_end + cells[0] <= free:
-                fc_hook(FC_HOOK_CLAIM_BEFORE_CAS)
-                if fc_cas_acqrel_u64(&ring.shared.tail, &tail, tail_after(ring, position, <uint32_t>to_end)):
-                    fc_hook(FC_HOOK_PAD_BEFORE_HEADER)
-                    tag_interior(ring, position, <uint32_t>to_end)
-                    if settle(ring, position, <uint32_t>to_end, FC_PAD) != RING_OK:
-                        return RING_FENCED
-                continue
-            # Full only if the tail still is what the head was compared with.
-            if fc_load_acquire_u64(&ring.shared.tail) == tail:
-                return RING_FULL
-            continue
-        fc_hook(FC_HOOK_CLAIM_BEFORE_CAS)
-        # SYNC claim-headed: releases the header of the claim before ours; whoever sees our tail sees that
-        # header.
-        if fc_cas_acqrel_u64(&ring.shared.tail, &tail, tail_after(ring, position, total)):
-            fc_hook(FC_HOOK_CLAIM_AFTER_CAS)
-            ring.last_tail = tail_after(ring, position, total)
-            ring.known_head = head
-            claim.position = position
-            claim.cells = total
-            return RING_OK
+    cdef uint64_t tail
+    cdef int status = RING_MOVED
+    while status == RING_MOVED:
+        status = ring_read_tail(ring, &tail)
+        if status == RING_OK:
+            status = ring_claim_from(ring, tail, cells, count, claim, taken)
+    return status
 
 
 cdef int ring_claim(ring_t *ring, uint32_t cells, claim_t *claim) noexcept nogil:
@@ -377,6 +388,8 @@ cdef uint32_t ring_release(ring_t *ring, uint64_t position) noexcept nogil:
     fc_store_seqcst_u64(&ring.shared.head, position)
     fc_hook(FC_HOOK_CONSUME_AFTER_HEAD)
     if someone_sleeps(&ring.shared.not_full):
+        if ring.limited:
+            return ring_bell(&ring.shared.not_full)
         used = (tail_position(fc_load_relaxed_u64(&ring.shared.tail)) - position) & FC_POS_MASK
         if used == 0 or ring.cells - used >= ring.cells // 4:
             return ring_bell(&ring.shared.not_full)
@@ -432,15 +445,13 @@ cdef uint64_t ring_unread(ring_t *ring) noexcept nogil:
     """Committed records between head and tail, while nobody consumes."""
     cdef uint64_t position = fc_load_acquire_u64(&ring.shared.head) & FC_POS_MASK
     cdef uint64_t end = tail_position(fc_load_acquire_u64(&ring.shared.tail))
-    cdef uint64_t header, count = 0
-    cdef uint32_t length
+    cdef uint64_t count = 0
+    cdef uint32_t state
     while distance(end, position) > 0:
-        header = fc_load_acquire_u64(header_at(ring, position))
-        length = header_length(header)
-        if header_tag(header) != tag_of(ring, position) or length == 0:
+        state = ring_step(ring, &position)
+        if state == FC_NEVER:
             break
-        count += header_state(header) == FC_COMMITTED
-        position = (position + length) & FC_POS_MASK
+        count += state == FC_COMMITTED
     return count
 
 
@@ -465,6 +476,22 @@ cdef uint32_t ring_holdup(ring_t *ring) noexcept nogil:
     return 0
 
 
+cdef uint32_t ring_step(ring_t *ring, uint64_t *position) noexcept nogil:
+    """State of the claim at *position, which moves behind it; FC_NEVER if no header of this lap is there (any
+    more).
+    """
+    # SYNC record-committed: acquires the data of the record.
+    cdef uint64_t header = fc_load_acquire_u64(header_at(ring, position[0]))
+    if header_tag(header) != tag_of(ring, position[0]) or header_length(header) == 0:
+        return FC_NEVER
+    position[0] = (position[0] + header_length(header)) & FC_POS_MASK
+    return header_state(header)
+
+
+cdef bint ring_is_closed(ring_t *ring) noexcept nogil:
+    return tail_owner(fc_load_acquire_u64(&ring.shared.tail)) == FC_OWNER_CLOSED
+
+
 cdef bint ring_attach(ring_t *ring, unsigned char *memory, size_t size, uint32_t owner) noexcept nogil:
     """Lay a private view over a ring in memory;
 
@@ -487,6 +514,7 @@ cdef bint ring_attach(ring_t *ring, unsigned char *memory, size_t size, uint32_t
         ring.log2_cells += 1
     ring.max_cells = min(cells // 2, FC_MAX_RECORD_CELLS)
     ring.owner = owner
+    ring.full_at = ~<uint64_t>0    # no position
     return True
 
 
@@ -501,10 +529,13 @@ cdef bint ring_has_record(ring_t *ring, uint64_t position) noexcept nogil:
 cdef bint ring_has_room(ring_t *ring, uint32_t cells) noexcept nogil:
     cdef uint64_t tail = fc_load_acquire_u64(&ring.shared.tail)
     # seq_cst: the second look of a producer that is about to sleep; pairs with the store in ring_release.
-    cdef int64_t used = distance(tail_position(tail), fc_load_seqcst_u64(&ring.shared.head))
+    cdef uint64_t head = fc_load_seqcst_u64(&ring.shared.head)
+    cdef int64_t used = distance(tail_position(tail), head)
     cdef uint64_t to_end = ring.cells - (tail_position(tail) & ring.mask)
     if tail_owner(tail) == FC_OWNER_CLOSED or used < 0:    # < 0: the tail has moved since, worth another try
         return True
+    if ring.limited and head == ring.full_at:
+        return False
     return used + <int64_t>(cells if cells <= to_end else to_end + cells) <= <int64_t>ring.cells
 
 

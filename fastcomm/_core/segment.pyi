@@ -5,8 +5,10 @@ from typing_extensions import Buffer
 
 KIND_RING: Final[int]
 KIND_BUS: Final[int]
+KIND_QUEUE: Final[int]
 SECTION_PARTICIPANTS: Final[int]
 SECTION_RING: Final[int]
+SECTION_CONTROL: Final[int]
 SECTION_AGENTS: Final[int]
 SECTION_SUBSCRIPTIONS: Final[int]
 SECTION_INBOXES: Final[int]
@@ -17,6 +19,7 @@ MAX_PARTICIPANTS: Final[int]
 # () -> max_participants, sections as (offset, size), bytes to reserve at once, parameters
 _Plan: TypeAlias = Callable[[], tuple[int, list[tuple[int, int]], int, list[int]]]
 
+def reserve_pages(fd: int, offset: int, length: int, path: str) -> None: ...
 def file_name(name: str, uid: int | None = None) -> str: ...
 
 @final

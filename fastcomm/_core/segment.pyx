@@ -96,8 +96,10 @@ cdef enum:
 
 KIND_RING = <int>FC_KIND_RING
 KIND_BUS = <int>FC_KIND_BUS
+KIND_QUEUE = <int>FC_KIND_QUEUE
 SECTION_PARTICIPANTS = <int>FC_SECTION_PARTICIPANTS
 SECTION_RING = <int>FC_SECTION_RING
+SECTION_CONTROL = <int>FC_SECTION_CONTROL
 SECTION_AGENTS = <int>FC_SECTION_AGENTS
 SECTION_SUBSCRIPTIONS = <int>FC_SECTION_SUBSCRIPTIONS
 SECTION_INBOXES = <int>FC_SECTION_INBOXES
@@ -164,7 +166,7 @@ def _free_bytes(int fd):
     return status.f_bavail * status.f_frsize
 
 
-def _reserve(int fd, long long offset, long long length, path):
+def reserve_pages(int fd, long long offset, long long length, path):
     """Make pages exist. ShmFullError if the file system has too few."""
     cdef int error
     while True:
@@ -225,7 +227,8 @@ def inspect(str path):
             return dict(found, problem="not a fastcomm segment")
         if header.abi_version != FC_ABI_VERSION:
             return dict(found, problem=f"layout version {header.abi_version}, not {FC_ABI_VERSION}")
-        kind = {FC_KIND_RING: "ring", FC_KIND_BUS: "bus"}.get(header.kind, f"kind {header.kind}")
+        kinds = {FC_KIND_RING: "ring", FC_KIND_BUS: "bus", FC_KIND_QUEUE: "queue"}
+        kind = kinds.get(header.kind, f"kind {header.kind}")
         table = os.pread(fd, min(header.max_participants, FC_MAX_OWNER) * sizeof(fc_participant_t),
                          min(header.sections[<int>FC_SECTION_PARTICIPANTS].offset, <uint64_t>status.st_size))
         places = range(0, len(table), sizeof(fc_participant_t))
@@ -406,7 +409,7 @@ cdef class Segment:
             os.fchmod(self.lock_fd, mode)
             os.ftruncate(self.lock_fd, 0)
             os.ftruncate(self.lock_fd, total)
-            _reserve(self.lock_fd, 0, reserved, self.path)
+            reserve_pages(self.lock_fd, 0, reserved, self.path)
             self.mapping = Mapping(self.probe_fd, total)
         except BaseException:
             os.unlink(self.path)
@@ -461,7 +464,7 @@ cdef class Segment:
                 "overwritten"
             )
         if header.kind != <uint32_t>kind:
-            kinds = {FC_KIND_RING: "a ring", FC_KIND_BUS: "a bus"}
+            kinds = {FC_KIND_RING: "a ring", FC_KIND_BUS: "a bus", FC_KIND_QUEUE: "a queue"}
             raise SegmentError(
                 f"{self.name!r} is {kinds.get(header.kind, f'of unknown kind {header.kind}')}, not "
                 f"{kinds.get(kind)}"
@@ -523,7 +526,7 @@ cdef class Segment:
 
     def reserve(self, long long offset, long long size):
         """Make the pages of a range exist before they are touched. ShmFullError."""
-        _reserve(self.lock_fd, offset, size, self.path)
+        reserve_pages(self.lock_fd, offset, size, self.path)
 
     def punch(self, long long offset, long long size):
         """Give the whole pages within a range back; they read as zeroes afterwards."""

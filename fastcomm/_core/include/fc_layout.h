@@ -15,7 +15,7 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the shared layout is 
 
 /* ------------------------------------------------------------------------------------------------ segment header -- */
 
-enum { FC_KIND_RING = 1, FC_KIND_BUS = 2 };
+enum { FC_KIND_RING = 1, FC_KIND_BUS = 2, FC_KIND_QUEUE = 3 };
 enum { FC_SEGMENT_ACTIVE = 1, FC_SEGMENT_UNLINKED = 2 };
 enum { FC_MAX_SECTIONS = 8, FC_MAX_NAME = 192, FC_PARAMETERS = 8 };
 
@@ -149,9 +149,54 @@ _Static_assert(sizeof(fc_ring_t) == 768, "layout");
 /* A ring in memory: fc_ring_t | uint64_t header[cells] | data, 64 bytes for each cell. */
 #define FC_RING_BYTES(cells) (sizeof(fc_ring_t) + (uint64_t)(cells) * (8 + FC_CELL))
 
+/* ---------------------------------------------------------------------------------------------------------- queue -- */
+
+enum { FC_QUEUE_OPEN = 0, FC_QUEUE_SHUT_DOWN = 1, FC_QUEUE_SHUT_DOWN_NOW = 2 };
+
+/* Beside the ring of a queue: what its many consumers need. */
+typedef struct {
+    uint64_t limit;     /* items at most, 0: as many as fit; read-only after creation, as is the rest of this line */
+    uint32_t counts_tasks;
+    uint8_t unused0[116];
+    uint32_t lock;      /* 128: owner number of the consumer that is taking an item, 0: nobody */
+    uint32_t shut_down; /* FC_QUEUE_SHUT_DOWN*: only grows */
+    uint8_t unused1[8];
+    uint64_t taken;     /* 144: items that were ever taken, if counts_tasks; written under the lock */
+    uint64_t journal_head;  /* what head and `taken` become by the get that is under way */
+    uint64_t journal_taken;
+    uint8_t unused2[88];
+    fc_wait_t unlocked; /* 256: who wants the lock sleeps here */
+    uint8_t unused3[120];
+    uint64_t done;      /* 384: of the items taken, how many task_done() was called for */
+    uint8_t unused4[8];
+    fc_wait_t all_done; /* 400: join() sleeps here */
+    uint8_t unused5[104];
+} fc_queue_t;
+
+_Static_assert(offsetof(fc_queue_t, lock) == 128, "layout");
+_Static_assert(offsetof(fc_queue_t, taken) == 144, "layout");
+_Static_assert(offsetof(fc_queue_t, unlocked) == 256, "layout");
+_Static_assert(offsetof(fc_queue_t, done) == 384, "layout");
+_Static_assert(offsetof(fc_queue_t, all_done) == 400, "layout");
+_Static_assert(sizeof(fc_queue_t) == 512, "layout");
+
+/* The record of a large item, whose pickle is the file <segment>.item.<slot>.<generation>.<number>. Every other record of a
+ * queue is a pickle and begins with 0x80. */
+typedef struct {
+    uint32_t mark; /* 0 */
+    uint32_t slot; /* of the producer, with its generation */
+    uint32_t generation;
+    uint32_t unused;
+    uint64_t number; /* of the file: the large items of one producer are 1, 2, 3... */
+    uint64_t nbytes;
+} fc_item_file_t;
+
+_Static_assert(sizeof(fc_item_file_t) == 32, "layout");
+
 /* ------------------------------------------------------------------------------------------------------------ bus -- */
 
 enum { FC_SECTION_PARTICIPANTS = 0, FC_SECTION_RING = 1 }; /* of a ring segment */
+enum { FC_SECTION_CONTROL = 2 };                           /* besides, of a queue */
 enum { FC_SECTION_AGENTS = 1, FC_SECTION_SUBSCRIPTIONS = 2, FC_SECTION_INBOXES = 3 }; /* of a bus */
 
 enum { FC_MAX_AGENT_NAME = 80, FC_MAX_PATTERN = 192 };
