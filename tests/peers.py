@@ -45,7 +45,7 @@ class PeerError(Exception):
 class Peer:
     """A Python process of its own, unrelated to this one but for being its child.
 
-    `do` runs lines and returns the value of an expression; `send` starts them and `result` waits for the value.
+    `do` runs lines and returns the value of an expression; `send` starts them, `result` waits for it.
     At the end of the ``with`` block it is killed unless `end` was called.
     """
 

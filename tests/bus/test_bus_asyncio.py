@@ -1,4 +1,4 @@
-"""Agents in event loops: they wait without threads, freeze no loop, and lose nothing when a call is cancelled."""
+"""Agents in event loops: they wait without threads, freeze no loop, lose nothing when a call is cancelled."""
 
 import asyncio
 import contextlib
@@ -320,9 +320,9 @@ class TestWaitingForSubscribers:
 
     def test_times_out(self, run: Run, bus: Bus) -> None:
         async def main() -> None:
-            with bus.join("a") as agent:
-                with pytest.raises(RequestTimeoutError, match="0 of 1 agents subscribed to 'x' on"):
-                    await agent.wait_for_subscribers_async("x", timeout=0.05)
+            said = "0 of 1 agents subscribed to 'x' on"
+            with bus.join("a") as agent, pytest.raises(RequestTimeoutError, match=said):
+                await agent.wait_for_subscribers_async("x", timeout=0.05)
 
         run(main())
 

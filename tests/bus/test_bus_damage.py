@@ -1,5 +1,6 @@
-"""Whatever somebody scribbles over the shared memory, calls end: with a specific error or as if nothing had happened."""
+"""Whatever is scribbled over the shared memory, calls end: with a specific error or as if it had not been."""
 
+import contextlib
 import random
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 
 from fastcomm import Agent, Bus
 from fastcomm._core.ring import Ring
-from fastcomm.errors import CorruptSegmentError, FastCommError, Full
+from fastcomm.errors import CorruptSegmentError, FastCommError
 
 RING = {
     "cells": 0,
@@ -32,6 +33,11 @@ def section(bus: Bus, number: int) -> memoryview:
 
 def write(memory: memoryview, at: int, value: int, size: int = 8) -> None:
     memory[at : at + size] = value.to_bytes(size, "little")
+
+
+def fill(sender: Agent) -> None:
+    for _ in range(40):
+        sender.publish("x", b"", timeout=0)
 
 
 @pytest.fixture
@@ -66,19 +72,18 @@ class TestInboxWords:
         for _ in range(20):
             sender.publish("x", b"")
         write(small_bus._inbox_memory(1), RING["head"], head)
-        with pytest.raises(CorruptSegmentError, match="of agent 'receiver', pid .* contradict each other"):
-            for _ in range(40):
-                sender.publish("x", b"", timeout=0)
+        with pytest.raises(CorruptSegmentError, match=r"of agent 'receiver', pid .* contradict each other"):
+            fill(sender)
 
     @pytest.mark.parametrize("tail", [0, 1 << 63, (1 << 64) - 1, 0xFFF << 16, 5 << 28 | 7 << 16 | 9])
     def test_any_tail_makes_calls_end(self, small_bus: Bus, pair: tuple[Agent, Agent], tail: int) -> None:
         sender, receiver = pair
         write(small_bus._inbox_memory(1), RING["tail"], tail)
         for call in (lambda: sender.publish("x", b"", timeout=0.01), lambda: receiver.receive(0.01)):
-            with pytest.raises(FastCommError):
-                for _ in range(100):
+            for _ in range(100):
+                with contextlib.suppress(FastCommError):
                     call()
-                raise Full  # ended well each time
+        assert sender.stats().published == 100  # each call came to its end
 
     def test_another_epoch_makes_messages_go_astray_and_be_counted(
         self, small_bus: Bus, pair: tuple[Agent, Agent]

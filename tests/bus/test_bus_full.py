@@ -386,7 +386,7 @@ class TestThreads:
             assert bus._subscriptions.entries_in_use() == []
 
     def test_lose_nothing_that_comes_as_they_subscribe(self, bus: Bus, thread: ThreadPoolExecutor) -> None:
-        """A receiver that filters, since it unsubscribed before, knows a new pattern as soon as publishers do."""
+        """A receiver that filters (it unsubscribed before) knows a new pattern as soon as publishers do."""
         with bus.join("a") as agent, bus.join("b") as other:
             agent.subscribe("before").unsubscribe()
             stop = threading.Event()

@@ -1,4 +1,4 @@
-"""A bus with several agents against a model in plain Python: who gets what, in which order, and what is counted."""
+"""A bus of several agents against a model in plain Python: who gets what, in which order, what is counted."""
 
 from collections import deque
 

@@ -71,9 +71,13 @@ class TestOpening:
 
     def test_with_the_same_limits_or_none_is_the_same_bus(self, name: str) -> None:
         limits = {"max_agents": 3, "inbox_bytes": 5000, "max_subscriptions": 7}
-        with Bus.open(name, **limits) as bus, bus.join("a"):  # type: ignore[arg-type]
-            with Bus.open(name, **limits) as same, Bus.open(name) as unsaid:  # type: ignore[arg-type]
-                assert names_on(same) == names_on(unsaid) == ["a"]
+        with (
+            Bus.open(name, **limits) as bus,  # type: ignore[arg-type]
+            bus.join("a"),
+            Bus.open(name, **limits) as same,  # type: ignore[arg-type]
+            Bus.open(name) as unsaid,
+        ):
+            assert names_on(same) == names_on(unsaid) == ["a"]
 
     @pytest.mark.parametrize(
         ("limits", "said"),

@@ -183,10 +183,13 @@ class TestPickling:
     def test_a_bus_opens_the_same_file_wherever_it_lies(
         self, name: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        with Bus.open(name, directory=tmp_path, max_agents=3) as bus, bus.join("a"):
-            with pickle.loads(pickle.dumps(bus)) as again:
-                assert again.path == bus.path
-                assert [info.name for info in again.agents()] == ["a"]
+        with (
+            Bus.open(name, directory=tmp_path, max_agents=3) as bus,
+            bus.join("a"),
+            pickle.loads(pickle.dumps(bus)) as again,
+        ):
+            assert again.path == bus.path
+            assert [info.name for info in again.agents()] == ["a"]
 
     def test_a_bus_that_has_gone_is_not_found(self, name: str) -> None:
         with Bus.open(name) as bus:

@@ -1,4 +1,4 @@
-"""Agents that publish to each other, killed and started again at random: what arrives is whole and in order."""
+"""Agents that publish to each other, killed and started again at random: what arrives is whole, in order."""
 
 import random
 import subprocess
