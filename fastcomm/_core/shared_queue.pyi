@@ -1,10 +1,6 @@
-from typing import Final
-
 from typing_extensions import Buffer, disjoint_base
 
 from fastcomm._core.ring import Ring
-
-__pyx_capi__: Final[dict[str, object]]
 
 @disjoint_base
 class SharedQueue(Ring):
