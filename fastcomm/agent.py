@@ -248,7 +248,8 @@ class Agent(Port):
     async def publish_async(self, subject: str, data: Any, *, timeout: float | None = None) -> int:
         """publish() for asyncio: a full inbox does not hold up the event loop.
 
-        Cancelled, it may have reached some inboxes.
+        Cancelled, it may have reached some inboxes. It waits for no other publish of this agent: what other
+        coroutines or threads send while it waits for room may come first.
         """
         deadline = Deadline(timeout)
         reached, delivery = self._begin(subject, data)

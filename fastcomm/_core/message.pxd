@@ -7,6 +7,7 @@ from fastcomm._core.layout cimport FC_MAX_AGENT_NAME, fc_envelope_t
 from fastcomm._core.protocol cimport record_t, ring_t
 from fastcomm._core.ring cimport Ring
 from fastcomm._core.tables cimport SubscriptionTable
+from fastcomm._core.turn cimport Turn
 from fastcomm._core.wait cimport spin_t
 
 
@@ -83,8 +84,7 @@ cdef class Port:
     cdef Message spare             # for the next message to be taken
     cdef spin_t spin
     cdef int64_t next_housekeeping
-    cdef object turn               # held by the thread whose publish waits for room
-    cdef unsigned long waiting_thread
+    cdef Turn turn
     cdef LastText last_subject, last_sender
     cdef int last_reached
     cdef uint64_t delivered, received, bytes_in, bytes_out, misdirected, unwanted
@@ -98,10 +98,7 @@ cdef class Port:
     cdef ring_t *outbox(self, uint32_t owner) except? NULL
     cdef int deliver(self, const target_t *target, const parts_t *parts) except -1
     cdef int refused(self, uint32_t owner, int status) except -1
-    cdef int finish(self, Delivery delivery) except -1
-    cdef int finish_in_turn(self, Delivery delivery) except -1
-    cdef int wait_turn(self, int64_t deadline, object timeout) except -1
-    cdef Delivery begin(self, str subject, object data, bint in_turn)
+    cdef Delivery begin(self, str subject, object data)
     cdef int describe(self, Route route, object data, parts_t *parts) except -1
     cdef int count_delivered(self, int reached, uint64_t nbytes) except -1
     cdef bint advance(self, Delivery delivery) except -1

@@ -47,6 +47,7 @@ from fastcomm._core.protocol cimport *
 from fastcomm._core.ring cimport Ring
 from fastcomm._core.subjects cimport PATTERN, SOUND, c_check, c_matches
 from fastcomm._core.tables cimport SubscriptionTable
+from fastcomm._core.turn cimport TURN_TAKEN, TURN_TIMED_OUT, Turn
 from fastcomm._core.wait cimport (
     SLICE_NS,
     announce_sleep,
@@ -56,17 +57,10 @@ from fastcomm._core.wait cimport (
     spin_rewarded,
 )
 
-from _thread import allocate_lock
 from collections import deque
 
 from fastcomm._core.subjects import SubjectRegistry, check_subject
 from fastcomm.errors import CorruptSegmentError, FencedError, ForkedError, Full, MessageTooLargeError
-
-cdef extern from "<unistd.h>" nogil:
-    int usleep(unsigned int microseconds)
-
-cdef extern from "pythread.h":
-    unsigned long PyThread_get_thread_ident()
 
 cdef enum:
     MAX_ROUTES = 4096      # subjects whose targets are kept; then all are forgotten
@@ -207,8 +201,8 @@ cdef class Port:
         self.routes = {}
         self.own_patterns = []
         self.filtering = False
-        self.generation = self.sequence = self.waiting_thread = 0
-        self.turn = allocate_lock()
+        self.generation = self.sequence = 0
+        self.turn = Turn()
         for i in range(self.inbox_count):
             free(self.outboxes[i])
             self.outboxes[i] = NULL
@@ -344,60 +338,32 @@ cdef class Port:
         """
         cdef Delivery delivery
         cdef int64_t deadline = -1 if timeout is None else deadline_of(timeout)
-        cdef bint nested = False
-        if self.waiting_thread != 0:
-            self.wait_turn(deadline, timeout)
-            nested = self.waiting_thread != 0    # we are in a signal handler that interrupted such a wait
-        delivery = self.begin(subject, data, not nested)
-        if delivery is None:
-            return self.last_reached
-        delivery.timeout = timeout
-        delivery.deadline = deadline
-        if nested:
-            self.finish(delivery)
-        else:
-            self.finish_in_turn(delivery)
-        return delivery.reached
-
-    cdef int finish(self, Delivery delivery) except -1:
-        """Wait until every inbox has it."""
-        while not self.advance(delivery):
-            self.wait_room(delivery)
-        return 0
-
-    cdef int finish_in_turn(self, Delivery delivery) except -1:
-        """finish(); other threads' publishes wait meanwhile, so that the order is kept. begin() has set
-        waiting_thread.
-        """
+        cdef Turn turn
+        cdef int taken
+        if not self.inbox.usable:
+            self._not_usable()
+        turn = self.turn    # after that: an agent that joins anew in the child of a fork has another
+        taken = turn.take(deadline)
+        if taken == TURN_TIMED_OUT:
+            raise Full(
+                f"another thread's publish waits for room, and has for {timeout} s; nothing was sent",
+                missing=1,
+            )
         try:
-            with self.turn:    # free, but for threads that find in wait_turn() that it is not theirs
-                self.finish(delivery)
+            delivery = self.begin(subject, data)
+            if delivery is None:
+                return self.last_reached
+            delivery.timeout = timeout
+            delivery.deadline = deadline
+            while not self.advance(delivery):
+                self.wait_room(delivery)
+            return delivery.reached
         finally:
-            self.waiting_thread = 0
-        return 0
+            if taken == TURN_TAKEN:
+                turn.give_back()
 
-    cdef int wait_turn(self, int64_t deadline, object timeout) except -1:
-        """Let another thread's publish that waits for room go first."""
-        cdef double left
-        while self.waiting_thread != 0 and self.waiting_thread != PyThread_get_thread_ident():
-            left = -1 if deadline < 0 else max(0, deadline - fc_monotonic_ns()) / 1e9
-            if not self.turn.acquire(True, left):
-                raise Full(
-                    f"another thread's publish waits for room, and has for {timeout} s; nothing was sent",
-                    missing=1,
-                )
-            self.turn.release()
-            if self.waiting_thread != 0:
-                with nogil:
-                    # its thread is between begin() and taking the turn, for which it needs the GIL
-                    usleep(100)
-        return 0
-
-    cdef Delivery begin(self, str subject, object data, bint in_turn):
-        """Try every inbox. None: done, last_reached says how many; else what is left.
-
-        in_turn: then other threads' publishes have to wait, until the caller sets waiting_thread to 0.
-        """
+    cdef Delivery begin(self, str subject, object data):
+        """Try every inbox. None: done, last_reached says how many; else what is left."""
         cdef Route route
         cdef parts_t parts
         cdef unsigned char outcome[MAX_INBOXES]
@@ -417,27 +383,19 @@ cdef class Port:
             full += outcome[i] == NO_ROOM
         if full:
             copy = PyBytes_FromStringAndSize(parts.data, parts.data_length)
-            if in_turn:
-                # before anything can let another thread run
-                self.waiting_thread = PyThread_get_thread_ident()
         self.count_delivered(reached, parts.total)
-        try:
-            if rung:
-                self._ring_consumers([
-                    route.targets[i].owner for i in range(route.count) if outcome[i] == DELIVERED_TO_FD
-                ])
-            self.last_reached = reached
-            if not full:
-                return None
-            parts.data = PyBytes_AS_STRING(copy)
-            return make_delivery(
-                self.inbox, route, copy, &parts, reached,
-                [i for i in range(route.count) if outcome[i] == NO_ROOM],
-            )
-        except BaseException:    # Ctrl-C, say
-            if full and in_turn:
-                self.waiting_thread = 0
-            raise
+        if rung:
+            self._ring_consumers([
+                route.targets[i].owner for i in range(route.count) if outcome[i] == DELIVERED_TO_FD
+            ])
+        self.last_reached = reached
+        if not full:
+            return None
+        parts.data = PyBytes_AS_STRING(copy)
+        return make_delivery(
+            self.inbox, route, copy, &parts, reached,
+            [i for i in range(route.count) if outcome[i] == NO_ROOM],
+        )
 
     cdef int count_delivered(self, int reached, uint64_t nbytes) except -1:
         self.delivered += reached
@@ -732,7 +690,7 @@ cdef class Port:
 
     def _begin(self, str subject not None, data):
         """publish() without waiting: (how many were reached, None or the Delivery of the rest)."""
-        cdef Delivery delivery = self.begin(subject, data, False)
+        cdef Delivery delivery = self.begin(subject, data)
         return self.last_reached, delivery
 
     def _advance(self, Delivery delivery not None, timeout):
