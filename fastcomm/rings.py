@@ -47,7 +47,7 @@ class RingBuffer(Ring):
     what the parent had open (claims, peeks, roles) stays the parent's.
 
     When a peer is killed (SIGKILL at any point): its committed records arrive, its unfinished claim is
-    skipped, its role can be taken; what a killed get() or get_many() had not returned yet, nobody had, and the
+    skipped, its role can be taken; what a killed get() or get_many() had not returned, nobody had, and the
     next consumer gets it. put() into a full ring whose consumer was killed, and get() when the last
     other handle was killed, raise PeerDiedError once; the next call waits for a new peer.
     """
