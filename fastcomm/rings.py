@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 from fastcomm import _handles
-from fastcomm._core.ring import Ring, RingStats
+from fastcomm._core.ring import Claim, Peek, Ring, RingStats
 from fastcomm._core.segment import (
     KIND_RING,
     PAGE,
@@ -330,6 +330,24 @@ class RingBuffer(Ring):
                         missing=len(records) - done,
                     ) from None
         return done
+
+    async def peek_async(self, timeout: float | None = None) -> Peek:
+        """peek() for asyncio: ``with await ring.peek_async() as view``."""
+        deadline = Deadline(timeout)
+        while True:
+            try:
+                return self.peek(0)
+            except Empty:
+                await self._record_async(deadline)
+
+    async def claim_async(self, nbytes: int, timeout: float | None = None) -> Claim:
+        """claim() for asyncio: ``with await ring.claim_async(n) as view``."""
+        deadline = Deadline(timeout)
+        while True:
+            try:
+                return self.claim(nbytes, 0)
+            except Full:
+                await self._room_async(nbytes, deadline)
 
     def fileno(self) -> int:
         """A descriptor that is readable while there may be records, for select(), poll() and event loops of

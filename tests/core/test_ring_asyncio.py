@@ -113,6 +113,38 @@ def test_get_many_async_takes_what_is_there(ring: RingBuffer, other: RingBuffer,
     run(main())
 
 
+def test_peek_async_waits_for_a_record_and_lends_it(ring: RingBuffer, other: RingBuffer, run: Run) -> None:
+    async def main() -> None:
+        task = asyncio.create_task(ring.peek_async())
+        await rested(task)
+        other.put(b"x")
+        with await task as view:
+            assert bytes(view) == b"x"
+        assert ring.try_get() is None
+        with pytest.raises(Empty):
+            await ring.peek_async(timeout=0.01)
+
+    run(main())
+
+
+def test_claim_async_waits_for_room_and_sends_what_was_filled_in(
+    ring: RingBuffer, other: RingBuffer, run: Run
+) -> None:
+    async def main() -> None:
+        while ring.try_put(b""):
+            pass
+        with pytest.raises(Full):
+            await ring.claim_async(1, timeout=0.01)
+        task = asyncio.create_task(ring.claim_async(1))
+        await rested(task)
+        assert len(other.try_get_many()) == 16
+        with await task as view:
+            view[:] = b"x"
+        assert other.try_get() == b"x"
+
+    run(main())
+
+
 def test_waits_end_with_a_time_out(ring: RingBuffer, run: Run) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
