@@ -38,11 +38,15 @@ class MessageTooLargeError(FastCommError, ValueError):
 
 
 class PeerDiedError(FastCommError):
-    """A peer was killed and nobody is left to end the wait. `pid`: the last that died, 0 if unknown."""
+    """A peer was killed and nobody is left who could end the wait.
 
-    def __init__(self, message: str = "", *, pid: int = 0) -> None:
+    `pid` is the last one that died, 0 if unknown; `delivered`: how many records of a put_many() were sent.
+    """
+
+    def __init__(self, message: str = "", *, pid: int = 0, delivered: int = 0) -> None:
         super().__init__(message)
         self.pid = pid
+        self.delivered = delivered
 
 
 class RoleTakenError(FastCommError):

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 from fastcomm import _handles
-from fastcomm._core.ring import Claim, Peek, Ring, RingStats
+from fastcomm._core.ring import Claim, Peek, Ring, RingStats, after_sending
 from fastcomm._core.segment import (
     KIND_RING,
     PAGE,
@@ -323,12 +323,8 @@ class RingBuffer(Ring):
             if not put:
                 try:
                     await self._room_async(memoryview(records[done]).nbytes, deadline)
-                except Full as full:
-                    raise Full(
-                        f"{done} of {len(records)} records were sent; {full}",
-                        delivered=done,
-                        missing=len(records) - done,
-                    ) from None
+                except (Full, PeerDiedError) as ended:
+                    raise after_sending(ended, done, len(records)) from None
         return done
 
     async def peek_async(self, timeout: float | None = None) -> Peek:

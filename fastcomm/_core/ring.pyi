@@ -4,6 +4,8 @@ from typing import NamedTuple, Self, final
 
 from typing_extensions import Buffer, disjoint_base
 
+from fastcomm.errors import Full, PeerDiedError
+
 class RingStats(NamedTuple):
     capacity: int
     depth: int
@@ -16,6 +18,8 @@ class RingStats(NamedTuple):
     aborted: int
     misdirected: int
     discarded: int
+
+def after_sending(ended: Full | PeerDiedError, done: int, total: int) -> Full | PeerDiedError: ...
 
 @disjoint_base
 class Ring:

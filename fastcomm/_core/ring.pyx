@@ -84,6 +84,14 @@ cdef int check_limit(Py_ssize_t limit) except -1:
     return 0
 
 
+def after_sending(ended, Py_ssize_t done, Py_ssize_t total):
+    """The error that ended a put of `total` records after `done` of them, with these numbers."""
+    text = f"{done} of {total} records were sent; {ended}"
+    if isinstance(ended, Full):
+        return Full(text, delivered=done, missing=total - done)
+    return PeerDiedError(text, pid=ended.pid, delivered=done)
+
+
 cdef class Ring:
     """A ring laid over memory that it is given: ``Ring(memory, owner=n)`` after ``Ring.format(memory,
     cells=...)``.
@@ -660,11 +668,8 @@ cdef class Ring:
             item = records[done]
             try:
                 self.wait_room(memoryview(item).nbytes, timeout, &deadline)
-            except Full as full:
-                raise Full(
-                    f"{done} of {len(records)} records were sent; {full}",
-                    delivered=done, missing=len(records) - done,
-                ) from None
+            except (Full, PeerDiedError) as ended:
+                raise after_sending(ended, done, len(records)) from None
 
     cdef Py_ssize_t write_run(self, list records, Py_ssize_t first) except -1:
         """One claim for as many of the bytes objects from `first` on as fit; returns how many, 0 if there is
