@@ -26,7 +26,7 @@ from fastcomm._core.segment import (
 )
 from fastcomm._core.shared_queue import SharedQueue
 from fastcomm._doorbell import Deadline
-from fastcomm.errors import Empty, Full, SegmentExistsError
+from fastcomm.errors import ClosedError, Empty, Full, SegmentExistsError
 from fastcomm.rings import MAX_HANDLES, RingBuffer, cells_for
 from fastcomm.segments import entered, segment_path
 
@@ -274,8 +274,9 @@ class _Items:
         return pickle.loads(self._ring.get(timeout))
 
     def empty(self) -> bool:
-        """Whether nothing was in it when it looked. ClosedError."""
-        self._check_open()
+        """Whether nothing was in it when it looked. ClosedError, here an OSError too, as multiprocessing's."""
+        if self._ring.closed:
+            raise _ClosedQueueError(f"this handle of {self.name!r} is closed")
         return self._ring.items == 0
 
     def _check_open(self) -> None:
@@ -303,6 +304,10 @@ class _Items:
     def __repr__(self) -> str:
         state = "closed" if self._ring.closed else f"{self._ring.items} items"
         return f"<{type(self).__name__} {self.name!r}, {state}>"
+
+
+class _ClosedQueueError(ClosedError, OSError):
+    """What empty() of a closed queue raises: an OSError where multiprocessing does."""
 
 
 class SimpleQueue(_Items):
@@ -441,6 +446,15 @@ class Queue(_Items):
                 self._failed.extend(pickles[len(objects) :])
                 break
         return objects or [self._receive(timeout)]
+
+    def empty(self) -> bool:
+        """Whether nothing was in it when it looked. ClosedError, here an OSError too, unless this handle was
+        closed before it was ever used: True then. Both as multiprocessing's.
+        """
+        stats = self._ring.stats()
+        if self._ring.closed and not stats.records_put and not stats.records_got:
+            return True
+        return super().empty()
 
     def qsize(self) -> int:
         """How many items are in it; exact unless others put or get at the same moment. ClosedError."""
