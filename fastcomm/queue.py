@@ -274,7 +274,7 @@ class _Items:
         return pickle.loads(self._ring.get(timeout))
 
     def empty(self) -> bool:
-        """Whether nothing was in it when it looked. ClosedError, here an OSError too, as multiprocessing's."""
+        """Whether nothing was in it when it looked. ClosedError, here an OSError too."""
         if self._ring.closed:
             raise _ClosedQueueError(f"this handle of {self.name!r} is closed")
         return self._ring.items == 0

@@ -1,3 +1,4 @@
+import sys
 from collections.abc import Iterable
 from types import TracebackType
 from typing import NamedTuple, Self, final
@@ -88,7 +89,9 @@ class Ring:
     def _forget(self) -> None: ...
 
 @disjoint_base
-class Lease(Buffer):
+class Lease:
+    if sys.version_info >= (3, 12):
+        def __buffer__(self, flags: int, /) -> memoryview: ...
     def __init__(self, *args: object, **kwargs: object) -> None: ...
     def __enter__(self) -> memoryview: ...
     def __exit__(

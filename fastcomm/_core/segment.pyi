@@ -1,7 +1,6 @@
+import sys
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias, final
-
-from typing_extensions import Buffer
 
 KIND_RING: Final[int]
 KIND_BUS: Final[int]
@@ -23,7 +22,9 @@ def reserve_pages(fd: int, offset: int, length: int, path: str) -> None: ...
 def file_name(name: str, uid: int | None = None) -> str: ...
 
 @final
-class Mapping(Buffer):
+class Mapping:
+    if sys.version_info >= (3, 12):
+        def __buffer__(self, flags: int, /) -> memoryview: ...
     def __new__(cls, fd: int, size: int) -> Mapping: ...
     @property
     def size(self) -> int: ...

@@ -439,6 +439,7 @@ def test_a_queue_that_was_merely_inherited_by_a_fork_works(queue: Queue) -> None
 @pytest.mark.parametrize("kind", [Queue, JoinableQueue])
 def test_a_closed_queue_raises_value_error(kind: type[Queue]) -> None:
     sut = kind()
+    sut.put(0)
     sut.close()
     sut.close()
     sut.join_thread()
@@ -456,6 +457,23 @@ def test_a_closed_queue_raises_value_error(kind: type[Queue]) -> None:
     for call in calls:
         with pytest.raises(ValueError, match="is closed"):
             call()
+
+
+@pytest.mark.parametrize("kind", [Queue, JoinableQueue, SimpleQueue])
+def test_empty_of_a_closed_queue_is_as_multiprocessings(kind: type[Queue]) -> None:
+    """An OSError, but for a Queue that this handle never used; CPython's tests of it came with 3.13."""
+    unused, used = kind(), kind()
+    used.put(0)
+    used.close()
+    unused.close()
+    with pytest.raises(OSError, match="is closed") as caught:
+        used.empty()
+    assert isinstance(caught.value, ClosedError)
+    if kind is SimpleQueue:
+        with pytest.raises(OSError, match="is closed"):
+            unused.empty()
+    else:
+        assert unused.empty()
 
 
 def test_closing_ends_a_get_that_waits_in_another_thread(queue: Queue) -> None:
