@@ -17,7 +17,7 @@ menu:
 	@echo 'make model      the models of the protocol, all interleavings of them, with spin (docs/models.md)'
 	@echo 'make asan       the tests under AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo 'make tsan       the tests of threads that share a mapping under ThreadSanitizer'
-	@echo 'make bench      measure, 2 to 3 minutes (BENCH="--only ring" to choose; docs/benchmarks.md)'
+	@echo 'make bench      measure, several minutes (BENCH="--quick" or "--only ring" for less; docs/benchmarks.md)'
 	@echo 'make wheel      sdist and wheel in dist/, and a smoke test of the wheel in a clean environment'
 	@echo 'make ci-extra   all that CI runs after `make test`: lint, model, asan, wheel, Python 3.12 and 3.13, bench briefly'
 	@echo 'make clean      remove all that was built, but not .venv'

@@ -1,6 +1,6 @@
 """Measure fastcomm beside the standard library and plain C, in the same run; see docs/benchmarks.md.
 
-    python scripts/bench.py                     all, 2 to 3 minutes; build/bench.json
+    python scripts/bench.py                     all, several minutes; build/bench.json
     python scripts/bench.py --quick             all, about 30 s: do they still run?
     python scripts/bench.py --only 'ring 1:1'   those whose name has that in it; --list shows the names
 
