@@ -29,8 +29,10 @@ still dead, and a gate that is free.
 Pages are reserved (posix_fallocate) before they are touched: too little room is an error here, never a SIGBUS
 later.
 
-Thread safety: all methods; a mutex keeps the threads of a process from each other. SYNC magic-written:
-segment creation stores the magic last (release), attaching loads it first (acquire), both under the gate.
+Thread safety: all methods; a mutex keeps the threads of a process from each other. SYNC magic-written: the
+creator stores the magic last (release); attaching reads the header by a system call, before it maps
+anything. Both hold the gate, whose lock orders them; the release keeps a creator that is killed from
+leaving magic without the rest.
 """
 
 cimport cython
@@ -385,6 +387,7 @@ cdef class Segment:
         return True
 
     cdef attach_or_create(self, int kind, plan, int mode):
+        # SYNC magic-written: pairs with the store in publish(), under the gate.
         head = os.pread(self.lock_fd, sizeof(fc_header_t), 0)
         written = len(head) == sizeof(fc_header_t) and int.from_bytes(head[:8], "little") != 0
         if not written:
@@ -438,6 +441,7 @@ cdef class Segment:
     def publish(self):
         """The creator has laid out everything: let others attach."""
         fc_hook(FC_HOOK_CREATE_BEFORE_MAGIC)
+        # SYNC magic-written: pairs with the read of the header in attach_or_create(), under the gate.
         fc_store_release_u64(&self.header.magic, FC_MAGIC)
         fc_hook(FC_HOOK_CREATE_AFTER_MAGIC)
 
