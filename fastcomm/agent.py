@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastcomm import _handles
-from fastcomm._core.message import Message, Port
+from fastcomm._core.message import Message
+from fastcomm._core.port import Port
 from fastcomm._core.subjects import check_pattern
 from fastcomm._core.tables import MAX_AGENT_NAME
 from fastcomm._doorbell import Deadline, Doorbell

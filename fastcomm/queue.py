@@ -22,8 +22,8 @@ from fastcomm._core.segment import (
     PARTICIPANT_BYTES,
     SECTION_CONTROL,
     Segment,
-    reserve_pages,
 )
+from fastcomm._core.segment_file import reserve_pages
 from fastcomm._core.shared_queue import SharedQueue
 from fastcomm._doorbell import Deadline
 from fastcomm.errors import ClosedError, Empty, Full, SegmentExistsError

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 from fastcomm import _handles
-from fastcomm._core.ring import Claim, Peek, Ring, RingStats, after_sending
+from fastcomm._core.ring import Claim, Peek, Ring, after_sending
+from fastcomm._core.ring_handle import RingStats
 from fastcomm._core.segment import (
     KIND_RING,
     PAGE,

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from fastcomm._core.segment import Segment, file_name, inspect, remove_if_dead
+from fastcomm._core.segment import Segment, inspect, remove_if_dead
+from fastcomm._core.segment_file import file_name
 
 DEFAULT_DIRECTORY = "/dev/shm"
 _FILE = re.compile(r"fastcomm\.\d+\.[0-9a-f]{16}")

@@ -34,10 +34,9 @@ The functions take str alone (TypeError for anything else) and may be called fro
     ('count',)
 """
 
+from fastcomm._core.subject_registry import RegistryStats, SubjectRegistry
 from fastcomm._core.subjects import (
     MAX_SUBJECT_BYTES,
-    RegistryStats,
-    SubjectRegistry,
     check_pattern,
     check_subject,
     collides,

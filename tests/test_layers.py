@@ -3,12 +3,15 @@
 import ast
 import re
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-PACKAGE = ROOT / "fastcomm"
+import fastcomm
+
+PACKAGE = Path(fastcomm.__file__).parent
+ROOT = PACKAGE.parent
 CORE = PACKAGE / "_core"
 
 pytestmark = pytest.mark.no_sanitizer("reads sources, runs nothing")
@@ -112,6 +115,16 @@ def test_edge_reaches_into_no_compiled_module(edge: str) -> None:
         if is_in(module, "fastcomm._core")
     ]
     assert found == []
+
+
+def test_core_modules_import_each_other_in_no_circle() -> None:
+    needs: dict[str, set[str]] = {}
+    for source in sources("*.pyx", "*.pxd", under=CORE):
+        imported = needs.setdefault(source.stem, set())
+        imported |= {name.removeprefix("fastcomm._core.") for name in imports_of_cython(source)}
+        imported.discard(source.stem)
+    assert needs["port"] > {"message", "ring"}
+    TopologicalSorter(needs).prepare()
 
 
 def test_memory_orders_are_named_in_one_header_only() -> None:

@@ -1,4 +1,4 @@
-"""Look-ups in SubjectRegistry, mirroring fastcomm/_core/subjects.pyx; beside a hit, a dict's `get`.
+"""Look-ups in SubjectRegistry, mirroring fastcomm/_core/subject_registry.pyx; beside a hit, a dict's `get`.
 
 By hand: ``LookUp().setup(1_000_000)`` in IPython, then ``%timeit`` on the bodies below.
 """

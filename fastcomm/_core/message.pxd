@@ -1,36 +1,12 @@
-"""Messages of a bus, and an agent's end of it."""
+"""Messages of a bus, and the end of an agent that takes them out of its inbox."""
 
-from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint64_t
 
-from fastcomm._core.encoder cimport Encoder
-from fastcomm._core.layout cimport FC_MAX_AGENT_NAME, fc_envelope_t
-from fastcomm._core.protocol cimport record_t, ring_t
+from fastcomm._core.protocol cimport record_t
 from fastcomm._core.ring cimport Ring
-from fastcomm._core.tables cimport SubscriptionTable
-from fastcomm._core.turn cimport Turn
-from fastcomm._core.wait cimport spin_t
 
-
-# Where a message goes: the inbox of `owner` as long as it has this epoch.
-cdef struct target_t:
-    uint32_t owner
-    uint32_t epoch
-
-
-cdef class Route:
-    cdef bytes subject
-    cdef int count
-    cdef target_t *targets
-
-
-# The pieces of a message's record, in their order.
-cdef struct parts_t:
-    fc_envelope_t envelope
-    const char *sender
-    const char *subject
-    const char *data
-    uint64_t data_length
-    uint64_t total
+cdef enum:
+    ENVELOPE = 24                  # bytes of fc_envelope_t
 
 
 cdef class Message:
@@ -50,62 +26,17 @@ cdef class LastText:
     cdef str decode(self, const char *source, int length)
 
 
-cdef class Delivery:
-    cdef Ring inbox                # of the agent as it began
-    cdef Route route
-    cdef bytes data
-    cdef parts_t parts
-    cdef list remaining            # indices into route.targets
-    cdef readonly int reached
-    cdef int64_t deadline          # CLOCK_MONOTONIC ns; -1: never
-    cdef object timeout
-    cdef uint64_t watched_head     # of the inbox that is waited for, and since when it has stood there
-    cdef int64_t watched_since
-
-
-cdef class Port:
+cdef class Receiver:
     cdef Ring inbox
-    cdef object memory
-    cdef unsigned char *inboxes
-    cdef size_t stride
-    cdef int inbox_count
-    cdef ring_t **outboxes
-    cdef SubscriptionTable subscriptions
-    cdef object registry
-    cdef dict known                # index in the table -> pattern, as the registry has it
-    cdef target_t *targets         # by index in the table
-    cdef dict routes               # subject -> Route, good for `generation`
-    cdef uint64_t generation
-    cdef Encoder encoder
-    cdef bytes sender_name
-    cdef uint64_t sequence
     cdef object pending            # messages that were taken from the inbox while a publish waited
     cdef Py_ssize_t max_pending
     cdef Message spare             # for the next message to be taken
-    cdef spin_t spin
-    cdef int64_t next_housekeeping
-    cdef Turn turn
     cdef LastText last_subject, last_sender
-    cdef int last_reached
-    cdef uint64_t delivered, received, bytes_in, bytes_out, misdirected, unwanted
+    cdef uint64_t received, bytes_in, unwanted
     cdef bint filtering
     cdef object own_patterns
 
-    cdef Route find_route(self, str subject)
-    cdef int refresh(self) except -1
-    cdef int apply_change(self, uint32_t index) except -1
-    cdef Route make_route(self, str subject)
-    cdef ring_t *outbox(self, uint32_t owner) except? NULL
-    cdef int deliver(self, const target_t *target, const parts_t *parts) except -1
-    cdef int refused(self, uint32_t owner, int status) except -1
-    cdef Delivery begin(self, str subject, object data)
-    cdef int describe(self, Route route, object data, parts_t *parts) except -1
-    cdef int count_delivered(self, int reached, uint64_t nbytes) except -1
-    cdef bint advance(self, Delivery delivery) except -1
-    cdef int wait_room(self, Delivery delivery) except -1
-    cdef bint spin_for_room(self, ring_t *ring, uint32_t cells, int64_t now, int64_t limit)
-    cdef int check_progress(self, Delivery delivery, ring_t *ring, int64_t now) except -1
-    cdef int raise_full(self, Delivery delivery, ring_t *ring, int64_t now, str when) except -1
+    cdef int take_inbox(self, Ring inbox) except -1
     cdef Message take(self, record_t *record)
     cdef bint wanted(self, Message message) except -1
     cdef bint look_inbox(self, record_t *record) except -1

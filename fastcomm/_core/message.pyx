@@ -1,78 +1,30 @@
-"""Messages of a bus, and Port: an agent's end of it, from subject and data to records in inboxes and back.
+"""Messages of a bus, and Receiver: the end of an agent that takes them out of its inbox.
 
 A message is one record in the inbox of each agent that it reaches: an envelope (fc_envelope_t), the sender's
 name, the subject, the data. bytes travel as they are, anything else encoded (codec).
 
-Publishing takes no lock. A subject leads to a Route, the inboxes that want it, cached as long as the
-generation of the subscription table stands still; when it moves, the private registry is brought up to date
-from the change log. Each inbox is tried without waiting, then the full ones are waited for. A target is an
-owner number and an epoch: an inbox whose epoch has moved on has another agent or none, and is passed over.
-SYNC epoch-moved: whoever leaves or reaps stores the new epoch (seq_cst) and closes the ring; a publisher
-commits (seq_cst) and then loads the epoch (seq_cst). If it sees the old one, the commit came first, and the
-leaver's drain meets the record; if the new one, the message counts as not delivered. Its record is dropped by
-the next owner, whose records bear another epoch.
+A publish that waits takes what its agent's own inbox has into private memory (`pending`, bounded; port.pyx
+says why). receive() takes from there first.
 
-Two agents that publish into each other's full inboxes: before it sleeps, and whenever it wakes, a publisher
-takes what its own inbox has into private memory (`pending`, bounded), so one of the two always finds room.
-receive() takes from there first.
-
-Thread safety: under the GIL, which is given up only while waiting; a publish copies its data before it waits.
+Thread safety: under the GIL, which is given up only while waiting.
 """
 
 cimport cython
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.exc cimport PyErr_CheckSignals
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memcmp, memcpy
 
-from fastcomm._core.atomics cimport fc_load_relaxed_u32, fc_load_relaxed_u64, fc_load_seqcst_u32
-from fastcomm._core.clock cimport deadline_of
 from fastcomm._core.decoder cimport c_decode
-from fastcomm._core.encoder cimport Encoder
-from fastcomm._core.futex cimport fc_futex_wait, fc_monotonic_ns
-from fastcomm._core.layout cimport (
-    FC_CELL,
-    FC_DATA_BYTES,
-    FC_DATA_ENCODED,
-    FC_MAX_AGENT_NAME,
-    FC_MAX_PATTERN,
-    FC_SLEEP_FD,
-    FC_SLEEP_FUTEX,
-    fc_envelope_t,
-    fc_wait_t,
-)
-from fastcomm._core.protocol cimport *
+from fastcomm._core.layout cimport FC_DATA_ENCODED, FC_MAX_AGENT_NAME, FC_MAX_PATTERN, fc_envelope_t
+from fastcomm._core.protocol cimport record_t
 from fastcomm._core.ring cimport Ring
-from fastcomm._core.subjects cimport PATTERN, SOUND, c_check, c_matches
-from fastcomm._core.tables cimport SubscriptionTable
-from fastcomm._core.turn cimport TURN_TAKEN, TURN_TIMED_OUT, Turn
-from fastcomm._core.wait cimport (
-    SLICE_NS,
-    announce_sleep,
-    bell_read,
-    spin_budget_ns,
-    spin_missed,
-    spin_rewarded,
-)
+from fastcomm._core.ring_handle cimport check_limit
+from fastcomm._core.subjects cimport c_matches
 
 from collections import deque
 
-from fastcomm._core.subjects import SubjectRegistry, check_subject
-from fastcomm.errors import CorruptSegmentError, FencedError, ForkedError, Full, MessageTooLargeError
-
-cdef enum:
-    MAX_ROUTES = 4096      # subjects whose targets are kept; then all are forgotten
-    MAX_INBOXES = 4096
-    ENVELOPE = 24
-
-# What became of a message in one inbox.
-cdef enum:
-    DELIVERED = 0
-    DELIVERED_TO_FD = 1    # and its agent waits on its doorbell FIFO
-    NO_ROOM = 2
-    GONE = 3               # the inbox has another agent, or none
+from fastcomm.errors import CorruptSegmentError
 
 
 @cython.final
@@ -104,24 +56,6 @@ cdef class Message:
 
 
 @cython.final
-cdef class Route:
-    """The inboxes that a subject leads to, each once."""
-
-    def __dealloc__(self):
-        free(self.targets)
-
-
-cdef inline void fill(unsigned char *at, const parts_t *parts) noexcept nogil:
-    memcpy(at, &parts.envelope, sizeof(fc_envelope_t))
-    at += sizeof(fc_envelope_t)
-    memcpy(at, parts.sender, parts.envelope.sender_length)
-    at += parts.envelope.sender_length
-    memcpy(at, parts.subject, parts.envelope.subject_length)
-    at += parts.envelope.subject_length
-    memcpy(at, parts.data, parts.data_length)
-
-
-@cython.final
 cdef class LastText:
     """UTF-8 to str; the last one is kept, since messages of one sender or subject come in streams."""
 
@@ -134,402 +68,22 @@ cdef class LastText:
         return self.value
 
 
-@cython.final
-cdef class Delivery:
-    """A publish that some inboxes had no room for: what is left to do."""
+cdef class Receiver:
+    """An agent's inbox as messages; Port adds publishing to it."""
 
-
-cdef Delivery make_delivery(Ring inbox, Route route, bytes data, const parts_t *parts, int reached,
-                            list remaining):
-    cdef Delivery delivery = Delivery.__new__(Delivery)
-    delivery.inbox = inbox
-    delivery.route = route
-    delivery.data = data
-    delivery.parts = parts[0]
-    delivery.reached = reached
-    delivery.remaining = remaining
-    delivery.deadline = -1
-    delivery.watched_head = <uint64_t>-1
-    return delivery
-
-
-cdef class Port:
-    """An agent's end of a bus: publish and receive.
-
-    Agent, in Python, adds joining, subscribing, housekeeping and asyncio.
-    """
-
-    def __init__(self, Ring inbox not None, memory, size_t stride,
-                 SubscriptionTable subscriptions not None, str name,
-                 Py_ssize_t max_pending):
-        """`memory`: of all inboxes, `stride` bytes each."""
-        cdef unsigned char[::1] view = memory
-        self.memory = memory
-        self.inboxes = &view[0]
-        self.stride = stride
-        self.inbox_count = view.shape[0] // stride
-        self.outboxes = <ring_t **>calloc(self.inbox_count, sizeof(ring_t *))
-        self.targets = <target_t *>calloc(subscriptions.capacity, sizeof(target_t))
-        if self.outboxes == NULL or self.targets == NULL:
-            raise MemoryError
-        self.subscriptions = subscriptions
-        self.encoder = Encoder()
+    def __cinit__(self):
         self.last_subject = LastText()
         self.last_sender = LastText()
-        self.max_pending = max_pending
-        self._attach(inbox, name)
 
-    def __dealloc__(self):
-        cdef int i
-        free(self.targets)
-        if self.outboxes != NULL:
-            for i in range(self.inbox_count):
-                free(self.outboxes[i])
-            free(self.outboxes)
-
-    def _attach(self, Ring inbox not None, str name not None):
-        """The agent has joined, for the first time or anew after a fork:
-
-        `inbox` is its own, and it knows nothing yet.
-        """
-        cdef int i
+    cdef int take_inbox(self, Ring inbox) except -1:
+        """The agent has joined, for the first time or anew after a fork: `inbox` is its own."""
         self.inbox = inbox
-        self.sender_name = name.encode()
         self.pending = deque()
-        self.registry = SubjectRegistry(cache_size=0)
-        self.known = {}
-        self.routes = {}
         self.own_patterns = []
         self.filtering = False
-        self.generation = self.sequence = 0
-        self.turn = Turn()
-        for i in range(self.inbox_count):
-            free(self.outboxes[i])
-            self.outboxes[i] = NULL
-
-    # -------------------------------------------------------------------------------------- subject to route
-
-    cdef Route find_route(self, str subject):
-        cdef object route
-        if self.subscriptions.c_generation() != self.generation:
-            self.refresh()
-        route = self.routes.get(subject)
-        return <Route>route if route is not None else self.make_route(subject)
-
-    cdef int refresh(self) except -1:
-        """Bring the private registry up to the table's generation."""
-        cdef uint64_t until = self.subscriptions.c_generation()
-        changed = self.subscriptions.changes(self.generation, until)
-        if changed is None:
-            changed = set(self.known).union(self.subscriptions.entries_in_use())
-        for index in changed:
-            self.apply_change(index)
-        self.routes = {}
-        self.generation = until
         return 0
-
-    cdef int apply_change(self, uint32_t index) except -1:
-        cdef size_t position
-        entry = self.subscriptions.read(index)
-        if entry == ():
-            return 0    # being written: what is known holds until that change is announced
-        pattern = self.known.pop(index, None)
-        if pattern is not None:
-            self.registry.remove(pattern, index)
-        if entry is not None:
-            self.targets[index].owner, self.targets[index].epoch, encoded = entry
-            if c_check(encoded, len(encoded), PATTERN, &position) != SOUND:
-                raise CorruptSegmentError(f"subscription {index} of the bus has the pattern {encoded!r}")
-            pattern = encoded.decode()
-            self.registry.insert(pattern, index)
-            self.known[index] = pattern
-        return 0
-
-    cdef Route make_route(self, str subject):
-        cdef Route route = Route.__new__(Route)
-        cdef target_t target
-        cdef uint32_t index
-        cdef set owners = set()
-        check_subject(subject)
-        found = self.registry.match(subject)
-        route.subject = subject.encode()
-        route.targets = <target_t *>malloc(max(1, len(found)) * sizeof(target_t))
-        if route.targets == NULL:
-            raise MemoryError
-        for index in found:
-            target = self.targets[index]
-            if 1 <= target.owner <= <uint32_t>self.inbox_count and target.owner not in owners:
-                owners.add(target.owner)
-                route.targets[route.count] = target
-                route.count += 1
-        if len(self.routes) >= MAX_ROUTES:
-            self.routes = {}
-        self.routes[subject] = route
-        return route
-
-    cdef ring_t *outbox(self, uint32_t owner) except? NULL:
-        """Our view of the inbox of `owner`."""
-        cdef ring_t *ring = self.outboxes[owner - 1]
-        cdef unsigned char *memory
-        if ring == NULL:
-            ring = <ring_t *>malloc(sizeof(ring_t))
-            if ring == NULL:
-                raise MemoryError
-            memory = self.inboxes + (owner - 1) * self.stride
-            if not ring_attach(ring, memory, self.stride, self.inbox.ring.owner):
-                free(ring)
-                raise CorruptSegmentError(
-                    f"inbox {owner - 1} of the bus does not begin with the control words of a ring"
-                )
-            self.outboxes[owner - 1] = ring
-        return ring
-
-    # ----------------------------------------------------------------------------------------------- publish
-
-    cdef int deliver(self, const target_t *target, const parts_t *parts) except -1:
-        """Try one inbox; one of the outcomes."""
-        cdef ring_t *ring = self.outbox(target.owner)
-        cdef claim_t claim
-        cdef uint32_t cells = record_cells(parts.total)
-        cdef int status
-        if fc_load_relaxed_u32(&ring.shared.epoch) != target.epoch:
-            return GONE
-        status = ring_claim(ring, cells, &claim)
-        if status == RING_OK:
-            ring_write_prefix(ring, claim.position, parts.total, target.epoch)
-            fill(ring_payload(ring, claim.position), parts)
-            status = ring_commit(ring, &claim, cells)
-            if status == RING_OK:
-                # SYNC epoch-moved: the commit was seq_cst, so was the leaver's store of the epoch before its
-                # drain.
-                if fc_load_seqcst_u32(&ring.shared.epoch) != target.epoch:
-                    self.misdirected += 1
-                    return GONE
-                return DELIVERED_TO_FD if ring_wake_consumer(ring) & FC_SLEEP_FD else DELIVERED
-        if status == RING_FULL:
-            return NO_ROOM
-        if status == RING_CLOSED:
-            return GONE
-        return self.refused(target.owner, status)
-
-    cdef int refused(self, uint32_t owner, int status) except -1:
-        if status == RING_FENCED:
-            raise FencedError(
-                "this agent was taken for dead (was its lock's file descriptor closed?) as it sent to the "
-                "inbox of "
-                f"{self._describe_agent(owner)}; close it and join again"
-            )
-        raise CorruptSegmentError(
-            f"the head and the tail of the inbox of {self._describe_agent(owner)} contradict each other; "
-            "close every agent of the bus "
-            "and unlink it"
-        )
-
-    def publish(self, str subject not None, data, *, timeout=None):
-        """Send `data` to every agent that subscribed to a pattern matching `subject`; returns how many it
-        reached.
-
-        `data`: bytes-like or anything that encode() takes. When it returns the message is committed in each
-        of these inboxes: it survives this process, arrives once, in the order of this publisher's messages.
-        0: nobody subscribed. If inboxes are full it delivers to the others first, then waits for room, at
-        most `timeout` seconds (None: for ever), and raises Full(delivered, missing) naming whom it waits for.
-        An agent that dies meanwhile no longer counts. InvalidSubjectError, EncodeError, MessageTooLargeError
-        (nothing is sent then). Thread safety: yes.
-        """
-        cdef Delivery delivery
-        cdef int64_t deadline = -1 if timeout is None else deadline_of(timeout)
-        cdef Turn turn
-        cdef int taken
-        if not self.inbox.usable:
-            self._not_usable()
-        turn = self.turn    # after that: an agent that joins anew in the child of a fork has another
-        taken = turn.take(deadline)
-        if taken == TURN_TIMED_OUT:
-            raise Full(
-                f"another thread's publish waits for room, and has for {timeout} s; nothing was sent",
-                missing=1,
-            )
-        try:
-            delivery = self.begin(subject, data)
-            if delivery is None:
-                return self.last_reached
-            delivery.timeout = timeout
-            delivery.deadline = deadline
-            while not self.advance(delivery):
-                self.wait_room(delivery)
-            return delivery.reached
-        finally:
-            if taken == TURN_TAKEN:
-                turn.give_back()
-
-    cdef Delivery begin(self, str subject, object data):
-        """Try every inbox. None: done, last_reached says how many; else what is left."""
-        cdef Route route
-        cdef parts_t parts
-        cdef unsigned char outcome[MAX_INBOXES]
-        cdef int i, full = 0, rung = 0, reached = 0
-        cdef bytes copy = None
-        if not self.inbox.usable:
-            self._not_usable()
-        route = self.find_route(subject)
-        # From here to the last delivery nothing may run Python code, not even the garbage collector, so
-        # nothing that it tracks is allocated: other threads of this agent use the same encoder.
-        self.describe(route, data, &parts)
-        self.sequence += 1
-        for i in range(route.count):
-            outcome[i] = self.deliver(&route.targets[i], &parts)
-            reached += outcome[i] == DELIVERED or outcome[i] == DELIVERED_TO_FD
-            rung += outcome[i] == DELIVERED_TO_FD
-            full += outcome[i] == NO_ROOM
-        if full:
-            copy = PyBytes_FromStringAndSize(parts.data, parts.data_length)
-        self.count_delivered(reached, parts.total)
-        if rung:
-            self._ring_consumers([
-                route.targets[i].owner for i in range(route.count) if outcome[i] == DELIVERED_TO_FD
-            ])
-        self.last_reached = reached
-        if not full:
-            return None
-        parts.data = PyBytes_AS_STRING(copy)
-        return make_delivery(
-            self.inbox, route, copy, &parts, reached,
-            [i for i in range(route.count) if outcome[i] == NO_ROOM],
-        )
-
-    cdef int count_delivered(self, int reached, uint64_t nbytes) except -1:
-        self.delivered += reached
-        self.bytes_out += reached * nbytes
-        return 0
-
-    cdef int describe(self, Route route, object data, parts_t *parts) except -1:
-        """The pieces of the record.
-
-        The data lies in `data` or in the encoder: valid until it encodes again.
-        """
-        cdef Py_ssize_t length = 0
-        cdef uint64_t limit = <uint64_t>self.inbox.ring.max_cells * FC_CELL - 8
-        if PyBytes_CheckExact(data):
-            parts.data = PyBytes_AS_STRING(data)
-            length = PyBytes_GET_SIZE(data)
-            parts.envelope.data_kind = FC_DATA_BYTES
-        else:
-            parts.data = <const char *>self.encoder.c_encode(data, &length)
-            parts.envelope.data_kind = FC_DATA_ENCODED
-        parts.data_length = length
-        parts.sender = PyBytes_AS_STRING(self.sender_name)
-        parts.subject = PyBytes_AS_STRING(route.subject)
-        parts.envelope.sender = self.inbox.ring.owner
-        parts.envelope.sender_length = PyBytes_GET_SIZE(self.sender_name)
-        parts.envelope.subject_length = PyBytes_GET_SIZE(route.subject)
-        parts.envelope.unused = 0
-        parts.envelope.sequence = self.sequence + 1
-        parts.envelope.sent_ns = fc_monotonic_ns()
-        parts.total = ENVELOPE + parts.envelope.sender_length + parts.envelope.subject_length + length
-        if parts.total > limit:
-            raise MessageTooLargeError(
-                f"a message of {length} bytes on {route.subject.decode()!r} makes a record of {parts.total} "
-                "bytes; the bus's limit "
-                f"is {limit}, half an inbox: open it with larger inbox_bytes, or send less at a time",
-                size=parts.total, limit=limit,
-            )
-        return 0
-
-    cdef bint advance(self, Delivery delivery) except -1:
-        """Try the inboxes that were full; True: none is left."""
-        cdef list full = [], rung = []
-        cdef int i, outcome, reached = 0
-        # closed while this waited: its owner number may be another agent's now
-        if not delivery.inbox.usable:
-            self._not_usable()
-            raise ForkedError("a publish that was begun before a fork is the parent's; nothing was sent here")
-        for i in delivery.remaining:
-            outcome = self.deliver(&delivery.route.targets[i], &delivery.parts)
-            reached += outcome == DELIVERED or outcome == DELIVERED_TO_FD
-            if outcome == NO_ROOM:
-                full.append(i)
-            elif outcome == DELIVERED_TO_FD:
-                rung.append(delivery.route.targets[i].owner)
-        delivery.remaining = full
-        delivery.reached += reached
-        self.count_delivered(reached, delivery.parts.total)
-        if rung:
-            self._ring_consumers(rung)
-        return not full
-
-    cdef int wait_room(self, Delivery delivery) except -1:
-        """Return when the first full inbox may have room, or raise Full."""
-        cdef uint32_t owner = delivery.route.targets[<int>delivery.remaining[0]].owner
-        cdef ring_t *ring = self.outbox(owner)
-        cdef fc_wait_t *wait = &ring.shared.not_full
-        cdef uint32_t cells = record_cells(delivery.parts.total), seen
-        cdef int64_t now = fc_monotonic_ns(), slice = SLICE_NS
-        self.check_progress(delivery, ring, now)
-        if self.drain():
-            now = fc_monotonic_ns()
-        if delivery.deadline >= 0:
-            slice = min(slice, max(<int64_t>0, delivery.deadline - now))
-        if self.spin_for_room(ring, cells, now, slice):
-            return 0
-        if now >= self.next_housekeeping:
-            self.next_housekeeping = now + SLICE_NS
-            self._housekeep_publishing(owner)
-        seen = bell_read(wait)
-        announce_sleep(wait, FC_SLEEP_FUTEX)
-        if not ring_has_room(ring, cells):
-            with nogil:
-                fc_futex_wait(&wait.bell, seen, slice)
-            PyErr_CheckSignals()
-            if not self.inbox.usable:
-                self._not_usable()
-        return 0
-
-    cdef bint spin_for_room(self, ring_t *ring, uint32_t cells, int64_t now, int64_t limit):
-        """Spin, if that pays lately; whether there is room."""
-        cdef int64_t took, budget = min(spin_budget_ns(&self.spin), limit)
-        if budget == 0:
-            return False
-        with nogil:
-            took = ring_spin_for_room(ring, cells, now, budget)
-        if took < 0:
-            spin_missed(&self.spin)
-            return False
-        spin_rewarded(&self.spin, took)
-        return True
-
-    cdef int check_progress(self, Delivery delivery, ring_t *ring, int64_t now) except -1:
-        """Raise Full when the time is over, or when waiting can't help."""
-        cdef uint64_t head = fc_load_relaxed_u64(&ring.shared.head)
-        if head != delivery.watched_head:
-            delivery.watched_head = head
-            delivery.watched_since = now
-        if 0 <= delivery.deadline <= now:
-            self.raise_full(delivery, ring, now, f"within {delivery.timeout} s")
-        if len(self.pending) >= self.max_pending and not ring_has_room(&self.inbox.ring, 1):
-            self.raise_full(
-                delivery, ring, now,
-                f"while this agent's own inbox is full and {len(self.pending)} messages wait for receive() "
-                "besides",
-            )
-        return 0
-
-    cdef int raise_full(self, Delivery delivery, ring_t *ring, int64_t now, str when) except -1:
-        cdef uint32_t owner = delivery.route.targets[<int>delivery.remaining[0]].owner
-        raise Full(
-            f"no room for {delivery.parts.total} bytes {when} in the inbox of {self._describe_agent(owner)}: "
-            f"{ring_depth(ring) * FC_CELL} of {ring.cells * FC_CELL} bytes wait there, none was taken for "
-            f"{(now - delivery.watched_since) / 1e9:.3g} s; reached {delivery.reached}, missing "
-            f"{len(delivery.remaining)}",
-            delivered=delivery.reached, missing=len(delivery.remaining),
-        )
 
     # ---------------------------------------------------------------------------- what Agent adds, in Python
-
-    def _ring_consumers(self, list owners):
-        """Write to the doorbell FIFOs of these agents."""
-
-    def _housekeep_publishing(self, int owner):
-        """Called once in a slice while a publish waits for the inbox of `owner`, before it sleeps."""
 
     def _not_usable(self):
         """Called before an agent is used that can't be as it is: raise, or join anew."""
@@ -676,8 +230,7 @@ cdef class Port:
         there.
         """
         cdef list messages
-        if limit < 1:
-            raise ValueError(f"limit is {limit}; it must be at least 1")
+        check_limit(limit)
         messages = [self.receive(timeout)]
         while len(messages) < limit:
             message = self.try_receive()
@@ -685,47 +238,6 @@ cdef class Port:
                 break
             messages.append(message)
         return messages
-
-    # ---------------------------------------------------------------------------------------- asyncio's half
-
-    def _begin(self, str subject not None, data):
-        """publish() without waiting: (how many were reached, None or the Delivery of the rest)."""
-        cdef Delivery delivery = self.begin(subject, data)
-        return self.last_reached, delivery
-
-    def _advance(self, Delivery delivery not None, timeout):
-        """Go on with it; True when it is done. Asks for the doorbell when there is room again."""
-        cdef ring_t *ring
-        cdef int i
-        cdef int64_t now = fc_monotonic_ns()
-        delivery.timeout = timeout
-        if self.advance(delivery):
-            return True
-        self.drain()
-        ring = self.outbox(delivery.route.targets[<int>delivery.remaining[0]].owner)
-        self.check_progress(delivery, ring, now)
-        for i in delivery.remaining:
-            ring = self.outbox(delivery.route.targets[i].owner)
-            announce_sleep(&ring.shared.not_full, FC_SLEEP_FD)
-        return self.advance(delivery)
-
-    def _expire(self, Delivery delivery not None):
-        """The time is over."""
-        cdef ring_t *ring = self.outbox(delivery.route.targets[<int>delivery.remaining[0]].owner)
-        self.raise_full(delivery, ring, fc_monotonic_ns(), f"within {delivery.timeout} s")
-
-    # ---------------------------------------------------------------------------------------------- the rest
-
-    def _routes_to(self, str subject not None):
-        """(how many inboxes the subject leads to, generation of the subscription table that this was read at)
-        """
-        if not self.inbox.usable:
-            self._not_usable()
-        return self.find_route(subject).count, self.generation
-
-    def _waits_for_room(self, Delivery delivery not None):
-        """The owner of the inbox that it waits for."""
-        return delivery.route.targets[<int>delivery.remaining[0]].owner
 
     def _set_patterns(self, list patterns, bint filtering):
         self.own_patterns = patterns
@@ -735,11 +247,3 @@ cdef class Port:
     def depth(self):
         """Bytes of cells that wait in the inbox."""
         return self.inbox.depth
-
-    def _counters(self):
-        return {
-            "published": self.sequence, "delivered": self.delivered, "received": self.received,
-            "bytes_in": self.bytes_in,
-            "bytes_out": self.bytes_out, "misdirected": self.misdirected, "unwanted": self.unwanted,
-            "pending": len(self.pending),
-        }

@@ -3,52 +3,25 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from fastcomm._core.layout cimport fc_wait_t
-from fastcomm._core.protocol cimport claim_t, record_t, ring_t
+from fastcomm._core.protocol cimport record_t
+from fastcomm._core.ring_handle cimport RingHandle
 from fastcomm._core.wait cimport spin_t
 
-cdef class Ring:
-    cdef ring_t ring
-    cdef unsigned char[::1] memory
-    cdef object __weakref__
-    cdef readonly str name
-    cdef bint usable               # 0: closed, or forked and not joined anew; _not_usable() decides
-    cdef bint is_closed
-    cdef bint is_consumer
-    cdef bint is_producer
-    cdef bint watched              # fileno() was asked for: try_get() rests it
+
+cdef class Ring(RingHandle):
     cdef bint nudged               # waits for records return at once
-    cdef bint pinned               # a Peek holds the record at the head
-    cdef int leases                # open claims and peeks
-    cdef uint32_t forks            # how often this handle went through a fork into a child
-    cdef uint32_t epoch            # that our records bear and that we accept
-    cdef uint64_t position         # of the consumer
     cdef spin_t spin_get
     cdef spin_t spin_put
     cdef int64_t next_housekeeping
     # As a producer waits: the consumer's place, and since when it has been there.
     cdef uint64_t watched_head
     cdef int64_t watched_since
-    cdef uint64_t records_put, bytes_put, records_got, bytes_got, sleeps, spins
 
-    cdef int look(self, record_t *record) except -1
-    cdef int wait_record(self, record_t *record, object timeout, int64_t *deadline) except -1
     cdef bint spin_first(self) noexcept
+    cdef int wait_record(self, record_t *record, object timeout, int64_t *deadline) except -1
     cdef bint spin_for_record(self, int64_t now, int64_t deadline) except -1
     cdef int nudge(self, bint on) except -1
-    cdef int advance(self, const record_t *record) except -1
-    cdef int publish_position(self) except -1
-    cdef bytes take(self, const record_t *record)
-    cdef list take_many(self, record_t *record, Py_ssize_t limit)
-    cdef int check_size(self, uint64_t nbytes) except -1
-    cdef int check_sizes(self, list records) except -1
-    cdef int claim_run(self, const uint32_t *cells, size_t count, claim_t *claim, size_t *taken) except -1
-    cdef int claim_cells(self, uint32_t cells, claim_t *claim) except -1
-    cdef int write(self, const void *data, uint64_t nbytes) except -1
+    cdef int sleep(self, fc_wait_t *wait, uint32_t seen, int64_t deadline) except -1
     cdef int write_waiting(self, const void *data, uint64_t nbytes, object timeout,
                            int64_t *deadline) except -1
-    cdef Py_ssize_t write_run(self, list records, Py_ssize_t first) except -1
-    cdef int wake_consumer(self) except -1
     cdef int wait_room(self, uint64_t nbytes, object timeout, int64_t *deadline) except -1
-    cdef int sleep(self, fc_wait_t *wait, uint32_t seen, int64_t deadline) except -1
-    cdef int refused(self, int status) except -1
-    cdef int end_lease(self) except -1

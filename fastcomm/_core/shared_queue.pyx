@@ -9,12 +9,7 @@ so it is held for about the time of the copy. Who finds it taken probes its hold
 that frees the lock before the number can come to mean somebody else. The ring holds nothing half-done: before
 the head was published the item is still there, afterwards it is gone. Waiting for an item holds no lock.
 
-Limit of items, without permits: a permit taken by who is killed before he uses it would be lost. Instead a
-producer counts, and claims by a CAS from exactly the tail up to which it counted: so the count held when the
-claim succeeded, whoever was killed whenever. So that this costs a step for each claim and not for each item,
-a handle keeps the places of the items it has counted; those before head drop out. A claim that is still being
-written counts: it may become an item. It may as well become padding, or be given up; hence "full" is only
-said after counting anew from the head.
+Limit of items: a producer counts before it claims (item_limit.pxd).
 
 Large items (above an eighth of the capacity) travel in a file each. It is complete before its record is
 committed, and its consumer, under the lock, opens it, removes it, and only then publishes the head. Killed in
@@ -41,9 +36,11 @@ from libc.string cimport memcpy, strerror
 from fastcomm._core.atomics cimport *
 from fastcomm._core.futex cimport fc_futex_wait, fc_monotonic_ns
 from fastcomm._core.hooks cimport FC_HOOK_QUEUE_ITEM_OPENED, FC_HOOK_QUEUE_LOCKED, fc_arm_hook, fc_hook
+from fastcomm._core.item_limit cimport claim_within_limit, item_limit_t
 from fastcomm._core.layout cimport *
 from fastcomm._core.protocol cimport *
 from fastcomm._core.ring cimport Ring
+from fastcomm._core.ring_handle cimport check_limit
 from fastcomm._core.wait cimport (
     SLICE_NS,
     announce_sleep,
@@ -68,9 +65,6 @@ cdef enum:
     PATH_BYTES = 4096
     LOCK_SPINS = 100
     LOOKS = 100                       # of items(), for a moment in which nobody takes one
-    # A position comes round again after 2^36 cells, minutes at full speed: what was counted earlier is
-    # counted anew.
-    FORGET_SECONDS = 30
 
 
 cdef inline bint is_in_file(const record_t *record) noexcept nogil:
@@ -87,10 +81,7 @@ cdef class SharedQueue(Ring):
     cdef unsigned char[::1] control
     cdef fc_queue_t *shared
     cdef bytes prefix             # of the files of large items
-    cdef uint64_t *places         # of items that were counted, from head on: a ring of `limit` entries
-    cdef uint64_t limit, first, count
-    cdef uint64_t counted_to      # position up to which claims were looked at
-    cdef int64_t counted_ns
+    cdef item_limit_t limit
 
     def __init__(self, unsigned char[::1] memory not None, unsigned char[::1] control not None, *, int owner,
                  str name="queue"):
@@ -103,15 +94,15 @@ cdef class SharedQueue(Ring):
         self.control = control
         self.shared = <fc_queue_t *>&control[0]
         self.prefix = b""
-        self.limit = self.shared.limit
-        if 0 < self.limit < self.ring.cells:    # more than `cells` items never fit
-            self.places = <uint64_t *>malloc(self.limit * sizeof(uint64_t))
-            if self.places == NULL:
+        self.limit.items = self.shared.limit
+        if 0 < self.limit.items < self.ring.cells:    # more than `cells` items never fit
+            self.limit.places = <uint64_t *>malloc(self.limit.items * sizeof(uint64_t))
+            if self.limit.places == NULL:
                 raise MemoryError()
             self.ring.limited = True
 
     def __dealloc__(self):
-        free(self.places)
+        free(self.limit.places)
 
     @staticmethod
     def format_control(unsigned char[::1] control not None, *, uint64_t limit, bint counts_tasks):
@@ -310,8 +301,7 @@ cdef class SharedQueue(Ring):
         """
         cdef record_t record
         cdef list records = []
-        if limit < 1:
-            raise ValueError(f"limit is {limit}; it must be at least 1")
+        check_limit(limit)
         while self.find(&record):
             if not is_in_file(&record):
                 self.take_run(&record, records, limit)
@@ -426,65 +416,12 @@ cdef class SharedQueue(Ring):
             return Ring.claim_run(self, cells, count, claim, taken)
         if not self.usable:
             self._not_usable()
-        status = self.claim_within_limit(cells, claim, taken)
+        status = claim_within_limit(&self.limit, &self.ring, cells, claim, taken)
         if status == RING_OK:
             return 1
         if status == RING_FULL:
             return 0
         return self.refused(status)
-
-    cdef int claim_within_limit(self, const uint32_t *cells, claim_t *claim, size_t *taken) noexcept nogil:
-        cdef uint64_t tail
-        cdef int status = RING_MOVED
-        while status == RING_MOVED:
-            status = ring_read_tail(&self.ring, &tail)
-            if status == RING_OK:
-                status = self.count_items(tail)
-            if status == RING_OK:
-                status = ring_claim_from(&self.ring, tail, cells, 1, claim, taken)
-        return status
-
-    cdef int count_items(self, uint64_t tail) noexcept nogil:
-        """RING_OK: fewer items than the limit up to exactly `tail`; RING_FULL; RING_MOVED; RING_CORRUPT."""
-        cdef uint64_t head = fc_load_acquire_u64(&self.ring.shared.head)
-        cdef int64_t now = fc_monotonic_ns()
-        cdef int status
-        if (distance(self.counted_to, head) < 0 or distance(tail_position(tail), self.counted_to) < 0
-                or now - self.counted_ns > FORGET_SECONDS * <int64_t>1_000_000_000):
-            self.start_counting(head)
-        self.counted_ns = now
-        status = self.count_up_to(tail, head)
-        if status == RING_FULL:
-            # What was being written may have been given up since.
-            head = fc_load_acquire_u64(&self.ring.shared.head)
-            self.start_counting(head)
-            status = self.count_up_to(tail, head)
-            if status == RING_FULL:
-                self.ring.full_at = head
-        return status
-
-    cdef void start_counting(self, uint64_t head) noexcept nogil:
-        self.counted_to = head & FC_POS_MASK
-        self.count = 0
-
-    cdef int count_up_to(self, uint64_t tail, uint64_t head) noexcept nogil:
-        cdef uint64_t at
-        cdef uint32_t state
-        while self.count and distance(self.places[self.first], head) < 0:
-            self.first = (self.first + 1) % self.limit
-            self.count -= 1
-        while self.counted_to != tail_position(tail) and self.count < self.limit:
-            at = self.counted_to
-            state = ring_step(&self.ring, &self.counted_to)
-            if state == FC_NEVER:    # consumed and overwritten since the tail was read
-                return RING_CORRUPT if fc_load_acquire_u64(&self.ring.shared.tail) == tail else RING_MOVED
-            if state == FC_COMMITTED or state == FC_WRITING:
-                self.places[(self.first + self.count) % self.limit] = at
-                self.count += 1
-        if self.count < self.limit:
-            return RING_OK
-        # Full only if the tail still is what was counted up to.
-        return RING_FULL if fc_load_acquire_u64(&self.ring.shared.tail) == tail else RING_MOVED
 
     cdef int refused(self, int status) except -1:
         if status == RING_CLOSED:
@@ -508,7 +445,7 @@ cdef class SharedQueue(Ring):
     @property
     def is_full(self):
         """Whether it has reached its limit of items, or has no room for the smallest."""
-        return 0 < self.limit <= self.items or not ring_has_room(&self.ring, 1)
+        return 0 < self.limit.items <= self.items or not ring_has_room(&self.ring, 1)
 
     def shut_down(self, bint immediate):
         """No more puts, from any process; gets go on until it is empty, or end now with `immediate`.

@@ -15,6 +15,10 @@ cdef enum Flaw:
     FLAW_WILDCARD       # a token "*" or ">" in a subject
     FLAW_REST_NOT_LAST
 
+cdef struct Text:
+    const char* start
+    size_t length
+
 # Any bytes may be given. `position` gets the offset of the flaw in bytes, and is left alone if there is none.
 cdef Flaw c_check(const char* text, size_t length, Kind kind, size_t* position) noexcept nogil
 
@@ -27,3 +31,8 @@ cdef bint c_is_literal(const char* pattern, size_t length) noexcept nogil
 cdef inline bint c_matches(const char* pattern, size_t pattern_length,
                            const char* subject, size_t subject_length) noexcept nogil:
     return c_is_subset(subject, subject_length, pattern, pattern_length)
+
+# `text` as an exact str: a subclass (StrEnum, say) may compare and hash as it likes. TypeError.
+cdef str plain(object text, Kind kind)
+# The UTF-8 of `text`, which lives as long as `text` does. InvalidSubjectError.
+cdef Text checked(str text, Kind kind) except *

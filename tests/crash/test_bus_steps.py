@@ -275,7 +275,7 @@ class TestCreation:
     def test_of_a_bus_that_was_killed_there_is_done_anew(self, name: str, hook: str) -> None:
         with Peer("import fastcomm") as victim:
             victim.do("fastcomm.Bus")  # loads it
-            start(Step("create", "segment", hook, f"fastcomm.Bus.open({name!r})"), victim)
+            start(Step("create", "segment_file", hook, f"fastcomm.Bus.open({name!r})"), victim)
             victim.kill()
         with Bus.open(name) as bus, bus.join("a") as agent:
             agent.subscribe("x")
@@ -283,7 +283,7 @@ class TestCreation:
 
     def test_removal_that_was_killed_halfway_makes_room_for_another_bus(self, name: str) -> None:
         with Peer(joined(name, "victim")) as victim:
-            start(Step("leave", "segment", "UNLINK_BEFORE_REMOVE", "agent.close()"), victim)
+            start(Step("leave", "segment_file", "UNLINK_BEFORE_REMOVE", "agent.close()"), victim)
             victim.kill()
         with Bus.open(name) as bus, bus.join("a"):
             assert [info.name for info in bus.agents()] == ["a"]

@@ -8,7 +8,7 @@ import pytest
 from faults import NOT_EMPTY, NOT_FULL, PERIOD, Checker, message, ring_at, sleeps, victim
 from procs import wait_until
 
-from fastcomm._core import protocol
+from fastcomm._core import protocol, ring_handle
 from fastcomm._core import ring as ring_module
 from fastcomm.errors import Empty, Full, PeerDiedError, RoleTakenError
 from fastcomm.rings import RingBuffer
@@ -68,7 +68,7 @@ AT = [
     ("WRITE_HALF", protocol, put_one, True, 0),
     ("WRITE_HALF", protocol, put_batch, True, 0),
     ("WRITE_HALF", protocol, fill_claim, True, 0),
-    ("BATCH_BETWEEN_HEADERS", ring_module, put_batch, True, 0),
+    ("BATCH_BETWEEN_HEADERS", ring_handle, put_batch, True, 0),
     ("COMMIT_BEFORE_HEADER", protocol, put_one, True, 0),
     ("COMMIT_BEFORE_HEADER", protocol, put_batch, True, 0),
     ("COMMIT_BEFORE_HEADER", protocol, fill_claim, True, 0),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from faults import HOOKS, victim
 
-from fastcomm._core import protocol, segment
+from fastcomm._core import protocol, segment, segment_file
 from fastcomm.errors import SegmentNotFoundError
 from fastcomm.rings import RingBuffer
 from fastcomm.segments import segment_path
@@ -33,7 +33,7 @@ def test_every_hook_of_the_header_is_in_some_test() -> None:
 
 @pytest.mark.parametrize("hook", ["CREATE_BEFORE_RESERVE", "CREATE_BEFORE_MAGIC"])
 def test_a_creator_killed_halfway_leaves_nothing_that_could_be_attached(name: str, hook: str) -> None:
-    with victim(segment, hook, lambda: RingBuffer.create(name, capacity=1024)) as it:
+    with victim(segment_file, hook, lambda: RingBuffer.create(name, capacity=1024)) as it:
         it.kill()
         with pytest.raises(SegmentNotFoundError, match="was never completed by its creator; create it"):
             RingBuffer.attach(name)
@@ -44,7 +44,7 @@ def test_a_creator_killed_halfway_leaves_nothing_that_could_be_attached(name: st
 
 
 def test_a_creator_killed_after_the_magic_leaves_a_ring(name: str) -> None:
-    with victim(segment, "CREATE_AFTER_MAGIC", lambda: RingBuffer.create(name, capacity=1024)) as it:
+    with victim(segment_file, "CREATE_AFTER_MAGIC", lambda: RingBuffer.create(name, capacity=1024)) as it:
         it.kill()
         with RingBuffer.attach(name) as ring:
             ring.put(b"x")
@@ -55,7 +55,7 @@ def test_a_creator_killed_after_the_magic_leaves_a_ring(name: str) -> None:
 @pytest.mark.parametrize("hook", ["CREATE_BEFORE_RESERVE", "CREATE_BEFORE_MAGIC", "CREATE_AFTER_MAGIC"])
 def test_who_waits_for_a_stopped_creator_goes_on_when_it_is_killed(name: str, hook: str) -> None:
     made: list[RingBuffer] = []
-    with victim(segment, hook, lambda: RingBuffer.create(name, capacity=1024)) as it:
+    with victim(segment_file, hook, lambda: RingBuffer.create(name, capacity=1024)) as it:
         waiter = threading.Thread(target=lambda: made.append(RingBuffer.create(name, capacity=1024)))
         waiter.start()
         waiter.join(0.1)
@@ -126,7 +126,7 @@ def test_a_reaper_killed_halfway_is_finished_by_the_next(ring: RingBuffer) -> No
 @pytest.mark.parametrize("then", ["attach", "create"])
 def test_an_unlink_cut_short_is_finished_by_the_next_who_comes(name: str, then: str) -> None:
     with victim(
-        segment, "UNLINK_BEFORE_REMOVE", lambda: RingBuffer.create(name, capacity=1024).close()
+        segment_file, "UNLINK_BEFORE_REMOVE", lambda: RingBuffer.create(name, capacity=1024).close()
     ) as it:
         it.kill()
     path = segment_path(name)

@@ -1,0 +1,85 @@
+"""An agent's end of the bus."""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from fastcomm._core.encoder cimport Encoder
+from fastcomm._core.layout cimport fc_envelope_t
+from fastcomm._core.message cimport Receiver
+from fastcomm._core.protocol cimport ring_t
+from fastcomm._core.ring cimport Ring
+from fastcomm._core.tables cimport SubscriptionTable
+from fastcomm._core.turn cimport Turn
+from fastcomm._core.wait cimport spin_t
+
+
+# Where a message goes: the inbox of `owner` as long as it has this epoch.
+cdef struct target_t:
+    uint32_t owner
+    uint32_t epoch
+
+
+cdef class Route:
+    cdef bytes subject
+    cdef int count
+    cdef target_t *targets
+
+
+# The pieces of a message's record, in their order.
+cdef struct parts_t:
+    fc_envelope_t envelope
+    const char *sender
+    const char *subject
+    const char *data
+    uint64_t data_length
+    uint64_t total
+
+
+cdef class Delivery:
+    cdef Ring inbox                # of the agent as it began
+    cdef Route route
+    cdef bytes data
+    cdef parts_t parts
+    cdef list remaining            # indices into route.targets
+    cdef readonly int reached
+    cdef int64_t deadline          # CLOCK_MONOTONIC ns; -1: never
+    cdef object timeout
+    cdef uint64_t watched_head     # of the inbox that is waited for, and since when it has stood there
+    cdef int64_t watched_since
+
+
+cdef class Port(Receiver):
+    cdef object memory
+    cdef unsigned char *inboxes
+    cdef size_t stride
+    cdef int inbox_count
+    cdef ring_t **outboxes
+    cdef SubscriptionTable subscriptions
+    cdef object registry
+    cdef dict known                # index in the table -> pattern, as the registry has it
+    cdef target_t *targets         # by index in the table
+    cdef dict routes               # subject -> Route, good for `generation`
+    cdef uint64_t generation
+    cdef Encoder encoder
+    cdef bytes sender_name
+    cdef uint64_t sequence
+    cdef spin_t spin
+    cdef int64_t next_housekeeping
+    cdef Turn turn
+    cdef int last_reached
+    cdef uint64_t delivered, bytes_out, misdirected
+
+    cdef Route find_route(self, str subject)
+    cdef int refresh(self) except -1
+    cdef int apply_change(self, uint32_t index) except -1
+    cdef Route make_route(self, str subject)
+    cdef ring_t *outbox(self, uint32_t owner) except? NULL
+    cdef int deliver(self, const target_t *target, const parts_t *parts) except -1
+    cdef int refused(self, uint32_t owner, int status) except -1
+    cdef Delivery begin(self, str subject, object data)
+    cdef int describe(self, Route route, object data, parts_t *parts) except -1
+    cdef int count_delivered(self, int reached, uint64_t nbytes) except -1
+    cdef bint advance(self, Delivery delivery) except -1
+    cdef int wait_room(self, Delivery delivery) except -1
+    cdef bint spin_for_room(self, ring_t *ring, uint32_t cells, int64_t now, int64_t limit)
+    cdef int check_progress(self, Delivery delivery, ring_t *ring, int64_t now) except -1
+    cdef int raise_full(self, Delivery delivery, ring_t *ring, int64_t now, str when) except -1
