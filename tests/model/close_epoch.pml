@@ -25,72 +25,16 @@
 #ifndef K
 #define K 1
 #endif
-#define ERAS 3      /* epochs 0 .. ERAS - 1 may have an agent or not; see Slot */
 #define IDS (P * K + 1)
 #define ID(who, which) (((who) - 1) * K + (which) + 1)
+#define DEAD(number) dead[number]
+#define WHEN_FULL (tail != t || head != seen || epoch != e)
+/* The next one to retire it begins anew. */
+#define MAY_END_HERE if :: skip :: anew -> anew = false; goto retired fi
+#define AGAIN false
+#include "inbox.inc"
 
-#define GONE 1
-#define DELIVERED 2
-#define RECEIVED 1
-#define DISCARDED 2
-#define MISDIRECTED 3
-
-byte epoch;                 /* of the ring */
-byte data[N];               /* the record's number; its epoch is meant_for[number] */
-bool punched;               /* the pages of the inbox have been given back */
-
-/* for assertions alone */
-byte meant_for[IDS];
-bool committed[IDS];
-byte fate[IDS];
-bool drained[ERAS + 1];     /* the leaving of the agent with this epoch has had its last look at the ring */
-bool left_behind;           /* and it met a claim in progress */
 byte gone;
-
-#define SETTLED(state) committed[id] = true; late = drained[e]
-#include "words.inc"
-
-/* Port.deliver(), again and again while there is no room. */
-inline deliver() {
-    do
-    :: if
-        :: epoch != e -> outcome = GONE; break
-        :: else
-        fi;
-        t = tail;
-        if
-        :: BY(t) == CLOSED -> outcome = GONE; break
-        :: else
-        fi;
-        help();
-        start = END(t);
-        seen = head;
-        if
-        :: start + 1 - seen > N -> (tail != t || head != seen || epoch != e)    /* NO_ROOM */
-        :: else ->
-            cas_tail(TAIL(start + 1, me, 1));
-            if
-            :: !ok
-            :: else ->
-                ok = false; t = 0;
-                if
-                :: d_step { assert(!punched); data[start % N] = id }
-                OR_DIE
-                fi;
-                settle(start, 1, COMMITTED);
-                assert(ok);    /* who lives is never fenced */
-#ifdef NO_SECOND_LOAD
-                outcome = DELIVERED;
-#else
-                outcome = (epoch == e -> DELIVERED : GONE);
-#endif
-                break
-            fi
-        fi;
-        d_step { t = 0; start = 0; seen = 0; ok = false }
-    od;
-    t = 0; start = 0; seen = 0; ok = false
-}
 
 proctype Publisher(byte me) {
     REGISTERS;
@@ -122,87 +66,15 @@ ended:
     gone++
 }
 
-#define NOTHING_THERE 1
-#define BUSY 2
-#define RECORD 3
-
-/* ring_peek() at `at`; padding does not occur with records of one cell. An owner's death is probed after its word was read. */
-inline peek() {
-    do
-    :: h = header[at % N];
-        if
-        :: IN_LAP(h, at) && STATE(h) == COMMITTED -> found = RECORD; break
-        :: IN_LAP(h, at) && STATE(h) == ABORTED -> at++
-        :: IN_LAP(h, at) && STATE(h) == WRITING ->
-            t = tail;
-            if
-            :: END(t) == at -> found = NOTHING_THERE; break
-            :: END(t) != at && START(t) == at && SIZE(t) != 0 && BY(t) != OWNER(h) -> help()
-            :: else ->
-                if
-                :: dead[OWNER(h)] -> abort_word(at, h)
-                :: else -> found = BUSY; break
-                fi
-            fi
-        :: IN_LAP(h, at) && (STATE(h) == INTERIOR || STATE(h) == NEVER) -> assert(false)
-        :: else ->
-            t = tail;
-            if
-            :: END(t) == at -> found = NOTHING_THERE; break
-            :: END(t) != at && START(t) == at && SIZE(t) != 0 -> help()
-            :: else -> assert(IN_LAP(header[at % N], at))
-            fi
-        fi
-    od;
-    t = 0
-}
-
-inline met(how) {
-    d_step {
-        assert(fate[data[at % N]] == 0);
-        fate[data[at % N]] = how;
-        at++
-    }
-}
-
-/* ring_close() */
-inline close_ring() {
-    do
-    :: t = tail;
-        if
-        :: BY(t) == CLOSED -> break
-        :: else
-        fi;
-#ifndef CLOSE_WITHOUT_HELP
-        help();
-#endif
-        cas_tail(TAIL(END(t), CLOSED, 0));
-        if
-        :: ok -> break
-        :: else
-        fi
-    od;
-    t = 0; ok = false
-}
-
-/* Ring._retire_inbox() and Bus._retire(), under the gate. A reaper may die at any of its steps; the next one begins anew. */
-#define OR_ANEW :: anew -> anew = false; goto retire
-
 /* A slot and all that hold it, one after the other, since the gate lets one in at a time: an agent receives, leaves or dies; it
  * is retired; the next agent joins. The last agent stays until no publisher is left and nothing is in its inbox. */
 proctype Slot() {
     REGISTERS;
-    byte me = 0, at, found, own, agents, j;
-    bool anew = true, leaving;
-join:
-    own = epoch;
-    punched = false;
-    t = tail;
-    if
-    :: BY(t) == CLOSED -> cas_tail(TAIL(END(t), 0, 0))
-    :: else
-    fi;
-    d_step { t = 0; ok = false; at = head; agents++ };
+    byte me = 0, at, found, own, agents, i;
+    bool anew = true;
+joined:
+    open_inbox();
+    agents++;
     do
     :: peek();
         if
@@ -225,7 +97,7 @@ join:
             :: else
             fi;
             if
-            :: agents < 2 -> goto retire
+            :: agents < 2 -> goto retired
             :: header[at % N] != h
             :: found == NOTHING_THERE && END(tail) != at
             :: found == BUSY && dead[OWNER(h)]
@@ -234,61 +106,23 @@ join:
         fi;
         d_step { h = 0; found = 0 };
         if
-        :: agents < 2 -> goto retire
+        :: agents < 2 -> goto retired
         :: true
         fi
     od;
-retire:
+retired:
     skip;
     d_step { h = 0; found = 0; t = 0; at = 0; ok = false };
-#ifndef EPOCH_LAST
-    epoch++;
-    if :: skip OR_ANEW fi;
-#endif
-#ifndef NO_CLOSE
-    close_ring();
-    if :: skip OR_ANEW fi;
-#endif
-    at = head;
-    do
-    :: peek();
-        if
-        :: found == RECORD -> met(DISCARDED)
-        :: else -> break
-        fi;
-        h = 0
-    od;
-    skip;
-    d_step {
-        drained[own] = true;
-        if
-        :: found == BUSY -> left_behind = true
-        :: else
-        fi;
-        h = 0
-    };
-#ifdef EPOCH_LAST
-    epoch++;
-#endif
-    head = at;
-    if :: skip OR_ANEW fi;
-    if
-    :: found == NOTHING_THERE -> punched = true;
-#ifdef PUNCH_HEADERS
-        d_step { j = 0; do :: j == N -> break :: else -> header[j] = 0; j++ od; j = 0 };
-#endif
-        if :: skip OR_ANEW fi
-    :: else
-    fi;
-    d_step { found = 0; at = 0; own = 0 };
-    goto join;
+    retire();
+    own = 0;
+    goto joined;
 over:
     skip;
     d_step {
-        j = 1;
+        i = 1;
         do
-        :: j == IDS -> break
-        :: else -> assert(!committed[j] || fate[j] != 0); j++    /* nothing is lost without being counted */
+        :: i == IDS -> break
+        :: else -> assert(!committed[i] || fate[i] != 0); i++    /* nothing is lost without being counted */
         od
     };
 ended:

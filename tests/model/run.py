@@ -3,9 +3,11 @@
     python3 tests/model/run.py [WORD ...]     only runs whose model or flags contain one of the words
     python3 tests/model/run.py --only RUN     one run, by its whole name
     python3 tests/model/run.py --list         their names
+    --full before any of these                the larger bounds instead, exhaustively
 
 Prints for each run its states, seconds and verdict; exits with 1 if any verdict is not the one expected, or
-nothing ran. Without spin or a C compiler it says so and exits with 0, or with 1 if CI is set. docs/models.md
+nothing ran. A search is exhaustive unless the run's name ends in "bitstate": that one keeps a few bits for each
+state, so it skips some, and ends when its bits are used up; what it does not find may be there. Without spin or a C compiler it says so and exits with 0, or with 1 if CI is set. docs/models.md
 says what is modelled and what not.
 """
 
@@ -22,6 +24,10 @@ HERE = Path(__file__).resolve().parent
 CI = os.environ.get("CI", "") not in ("", "0", "false")
 SECONDS = 900.0
 MEGABYTES = 6000
+FULL_SECONDS = 7200.0
+FULL_MEGABYTES = 8000
+DEPTH = 1_000_000    # steps of the longest path
+BITSTATE = 26    # 2 to the power of this: bits, three for each state; so it ends after some ten million states
 
 
 class Case(NamedTuple):
@@ -30,10 +36,21 @@ class Case(NamedTuple):
     model: str
     flags: tuple[str, ...] = ()
     broken: str | None = None
+    bitstate: bool = False
 
     def __str__(self) -> str:
-        return " ".join((self.model, *self.flags))
+        return " ".join((self.model, *self.flags, *(["bitstate"] if self.bitstate else [])))
 
+
+# The larger bounds: exhaustively for `--full`, otherwise as far as bitstate gets.
+LARGE = (
+    ("ring", ("P=3", "K=1")),
+    ("close_epoch", ("K=2",)),
+    ("wait", ("P=3", "NO_SLICE")),
+    ("wait", ("P=3", "CRASH")),
+    ("reap", ("JOINERS=2",)),
+)
+NOTHING_SEQ_CST = ("FLAG_ACQREL", "LOOK_ACQUIRE", "MADE_RELEASE")
 
 CASES = (
     Case("ring"),
@@ -66,7 +83,47 @@ CASES = (
     Case("slots", ("PROBE_FIRST",), "the consumer probes owners before it reads the header"),
     Case("role"),
     Case("role", ("UNGATED",), "a dead holder's role is taken over outside the gate"),
+    Case("reap", ("JOINERS=1",)),
+    Case("reap", ("JOINERS=1", "FREE_FIRST"), "a slot is free before its inbox is retired and its claims are resolved"),
+    Case("reap", ("JOINERS=1", "NO_RESOLVE"), "a number is freed with its dead holder's claims in an inbox"),
+    Case("reap", ("JOINERS=1", "TWO_REAPERS"), "it is claimed that no reaper goes on with what a dead one began"),
+    *(Case(model, flags, bitstate=True) for model, flags in LARGE),
+    Case("wait_sb"),
+    Case("wait_sb", ("STORE",)),
+    Case("wait_sb", ("STORE", "BELL_RELAXED")),
+    Case("wait_sb", ("FLAG_ACQREL",), "the sleeper's flag is not seq_cst"),
+    Case("wait_sb", ("LOOK_ACQUIRE",), "its second look is not"),
+    Case("wait_sb", ("MADE_RELEASE",), "the CAS that makes what it waits for is not"),
+    Case("wait_sb", ("SLEEPERS_ACQUIRE",), "the waker's look at the flag is not"),
+    Case("wait_sb", ("STORE", "FLAG_ACQREL"), "the same, of a store: the sleeper's flag"),
+    Case("wait_sb", ("STORE", "LOOK_ACQUIRE"), "its second look"),
+    Case("wait_sb", ("STORE", "MADE_RELEASE"), "the store that makes what it waits for"),
+    Case("wait_sb", ("STORE", "SLEEPERS_ACQUIRE"), "the waker's look at the flag"),
+    Case("wait_sb", ("STORE", "ALWAYS", *NOTHING_SEQ_CST)),
+    Case("wait_sb", ("STORE", "ALWAYS", *NOTHING_SEQ_CST, "CLEAR_RELAXED", "BELL_RELAXED"), "the bell is no release"),
+    Case("lock_sb"),
+    Case("lock_sb", ("DEAD",)),
+    Case("lock_sb", ("UNLOCK_ACQREL",), "the CAS that unlocks is not seq_cst"),
+    Case("lock_sb", ("LOOK_ACQUIRE",), "the second look at the lock is not"),
+    Case("lock_sb", ("FLAG_ACQREL",), "the sleeper's flag is not"),
+    Case("lock_sb", ("SLEEPERS_ACQUIRE",), "the waker's look at the flag is not"),
+    Case("lock_sb", ("UNLOCK_RELAXED",), "the CAS that unlocks is no release"),
+    Case("epoch_sb"),
+    Case("epoch_sb", ("COMMIT_ACQREL",), "the commit is not seq_cst"),
+    Case("epoch_sb", ("CHECK_ACQUIRE",), "the load of the epoch after it is not"),
+    Case("epoch_sb", ("EPOCH_RELEASE",), "the store of the epoch is not"),
+    Case("epoch_sb", ("DRAIN_ACQUIRE",), "the look at the headers after it is not"),
+    Case("epoch_sb", ("COMMIT_RELAXED",), "the commit is no release"),
+    Case("epoch_sb", ("NO_STALE_CHECK",), "the receiver does not compare epochs"),
+    Case("entry_sb"),
+    Case("entry_sb", ("BEGIN_STORE",), "a version becomes odd by a store, even a seq_cst one"),
+    Case("entry_sb", ("SECOND_LOOK_LOAD",), "the second look is a load, even a seq_cst one"),
+    Case("entry_sb", ("END_RELAXED",), "a version becomes even without release"),
+    Case("entry_sb", ("FIRST_LOOK_RELAXED",), "the first look is no acquire"),
+    Case("entry_sb", ("GENERATION_RELAXED",), "the generation is no release"),
+    Case("entry_sb", ("GENERATION_LOOK_RELAXED",), "the look at the generation is no acquire"),
 )
+FULL = tuple(Case(model, flags) for model, flags in LARGE)
 
 
 class Outcome(NamedTuple):
@@ -80,7 +137,11 @@ class Outcome(NamedTuple):
 
 def verify(case: Case, folder: Path) -> Outcome:
     flags = [f"-D{flag}" for flag in case.flags]
-    optimised = ["-O2", "-DSAFETY", "-DCOLLAPSE", f"-DMEMLIM={MEGABYTES}"]
+    large = case in FULL
+    kept = "-DBITSTATE" if case.bitstate else "-DCOLLAPSE"
+    optimised = ["-O2", "-DSAFETY", kept, f"-DMEMLIM={FULL_MEGABYTES if large else MEGABYTES}"]
+    search = ["./pan", f"-m{DEPTH}", *([f"-w{BITSTATE}"] if case.bitstate else [])]
+    seconds = FULL_SECONDS if large else SECONDS
     for source in (HERE / f"{case.model}.pml", *HERE.glob("*.inc")):
         shutil.copy(source, folder)
     for command in (
@@ -91,9 +152,9 @@ def verify(case: Case, folder: Path) -> Outcome:
         if built.returncode or "Error" in built.stdout:
             return Outcome(problem=f"{command[0]}: {built.stdout}{built.stderr}")
     try:
-        searched = subprocess.run(["./pan"], cwd=folder, capture_output=True, text=True, timeout=SECONDS)
+        searched = subprocess.run(search, cwd=folder, capture_output=True, text=True, timeout=seconds)
     except subprocess.TimeoutExpired:
-        return Outcome(problem=f"not done after {SECONDS:g} s")
+        return Outcome(problem=f"not done after {seconds:g} s")
     return judge(searched.stdout + searched.stderr)
 
 
@@ -123,7 +184,8 @@ def check(case: Case) -> bool:
     if outcome.problem:
         print(f"{case!s:52} FAILED: {outcome.problem}", flush=True)
         return False
-    verdict = f"violated: {outcome.violation}" if outcome.violation else "holds"
+    held = "nothing found" if case.bitstate else "holds"
+    verdict = f"violated: {outcome.violation}" if outcome.violation else held
     good = bool(outcome.violation) == bool(case.broken)
     expected = "" if good else f"   FAILED, must {'be caught' if case.broken else 'hold'}"
     print(
@@ -148,13 +210,16 @@ def chosen(case: Case, words: list[str]) -> bool:
 
 
 def main(words: list[str]) -> int:
+    cases = CASES
+    if words[:1] == ["--full"]:
+        cases, words = FULL, words[1:]
     if words == ["--list"]:
-        print(*CASES, sep="\n")
+        print(*cases, sep="\n")
         return 0
     if lacking := missing():
         print(f"models: {'FAILED' if CI else 'skipped'}: {lacking}")
         return int(CI)
-    verdicts = [check(case) for case in CASES if chosen(case, words)]
+    verdicts = [check(case) for case in cases if chosen(case, words)]
     print(f"models: {sum(verdicts)} as expected, {len(verdicts) - sum(verdicts)} not")
     return 0 if verdicts and all(verdicts) else 1
 

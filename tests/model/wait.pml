@@ -19,7 +19,9 @@
 #ifndef CELLS
 #define CELLS 4
 #endif
+#ifndef P
 #define P 2
+#endif
 #ifndef K
 #define K 1
 #endif
@@ -82,12 +84,18 @@ inline wake(which) {
     d_step {
         if
         :: which == NOT_EMPTY -> asleep[CONSUMER] = false
+        :: which == NOT_FULL ->
+            i = 1;
+            do
+            :: i > P -> break
 #ifdef WAKE_ONE
-        :: which == NOT_FULL && asleep[1] -> asleep[1] = false
-        :: which == NOT_FULL && !asleep[1] -> asleep[2] = false
+            :: i <= P && asleep[i] -> asleep[i] = false; break
+            :: i <= P && !asleep[i] -> i++
 #else
-        :: which == NOT_FULL -> asleep[1] = false; asleep[2] = false
+            :: else -> asleep[i] = false; i++
 #endif
+            od;
+            i = 0
         fi
     }
 }
@@ -132,7 +140,7 @@ inline wait_round(which, condition) {
 }
 /* Puts K records of 1 or 2 cells. */
 proctype Producer(byte me) {
-    byte k, n, seen, waiters;
+    byte k, n, seen, waiters, i;
     do
     :: k == K -> break
     :: else ->
@@ -158,7 +166,7 @@ ended:
 }
 
 proctype Consumer() {
-    byte me = CONSUMER, seen, waiters;
+    byte me = CONSUMER, seen, waiters, i;
     bool rings;
     do
     :: atomic { head < tail -> head++ };    /* release: seq_cst */
@@ -183,9 +191,13 @@ ended:
 }
 
 init {
+    byte j = 1;
     atomic {
-        run Producer(1);
-        run Producer(2);
-        run Consumer()
+        do
+        :: j > P -> break
+        :: else -> run Producer(j); j++
+        od;
+        run Consumer();
+        j = 0
     }
 }
