@@ -7,7 +7,7 @@ RUN := $(VENV)/bin/python scripts/ci_jobs.py
 SOURCES := setup.py pyproject.toml scripts/ci_jobs.py $(wildcard \
 	fastcomm/_core/*.pyx fastcomm/_core/*.pxd fastcomm/_core/include/*.h)
 
-.PHONY: menu setup demo test lint model asan tsan bench wheel ci-extra clean
+.PHONY: menu setup demo test lint model model-full asan tsan bench wheel ci-extra clean
 
 menu:
 	@echo 'make setup      a virtual environment in .venv with fastcomm compiled in place (PYTHON=python3.12 to choose)'
@@ -15,6 +15,7 @@ menu:
 	@echo 'make test       set up, run the tests on the release build, and the crash tests on the debug build'
 	@echo 'make lint       ruff, cython-lint, mypy, stubtest, a build with warnings as errors'
 	@echo 'make model      the models of the protocol, all interleavings of them, with spin (docs/models.md)'
+	@echo 'make model-full their larger bounds, exhaustively: about an hour, at most 8 GB'
 	@echo 'make asan       the tests under AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo 'make tsan       the tests of threads that share a mapping under ThreadSanitizer'
 	@echo 'make bench      measure, several minutes (BENCH="--quick" or "--only ring" for less; docs/benchmarks.md)'
@@ -34,7 +35,7 @@ $(STAMP): $(SOURCES)
 demo: $(STAMP)
 	@$(VENV)/bin/fastcomm demo
 
-test lint model asan tsan wheel ci-extra: $(STAMP)
+test lint model model-full asan tsan wheel ci-extra: $(STAMP)
 	@$(RUN) $@
 
 bench: $(STAMP)

@@ -16,13 +16,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from job_runner import CI, ROOT, Count, Job, JobFailed, JobSkipped, count_tests, output_of, run, run_jobs
+from job_runner import (
+    CI,
+    ROOT,
+    STEP_SECONDS,
+    Count,
+    Job,
+    JobFailed,
+    JobSkipped,
+    count_tests,
+    output_of,
+    run,
+    run_jobs,
+)
 
 CORE = ROOT / "fastcomm" / "_core"
 BUILD = ROOT / "build"
 DIST = ROOT / "dist"
 VENV = ROOT / ".venv"
 EXTRAS = ("test", "lint", "cli")
+MODEL_FULL_SECONDS = 7500.0  # of one run; its own limit is a little lower
 NO_QUESTIONS = {"DEBIAN_FRONTEND": "noninteractive"}
 
 
@@ -229,10 +242,19 @@ def lint(count: Count) -> None:
 
 def model(count: Count) -> None:
     """The models of the protocol, each variant a step of its own."""
+    check_models(count)
+
+
+def model_full(count: Count) -> None:
+    """Their larger bounds, exhaustively: an hour, 8 GB."""
+    check_models(count, "--full", seconds=MODEL_FULL_SECONDS)
+
+
+def check_models(count: Count, *options: str, seconds: float = STEP_SECONDS) -> None:
     install_spin()
-    runner = [sys.executable, ROOT / "tests" / "model" / "run.py"]
+    runner = [sys.executable, ROOT / "tests" / "model" / "run.py", *options]
     for case in output_of(*runner, "--list").splitlines():
-        count.step(f"model {case}", [*runner, "--only", case])
+        count.step(f"model {case}", [*runner, "--only", case], seconds=seconds)
 
 
 def install_spin() -> None:
@@ -271,6 +293,7 @@ JOBS: dict[str, Job] = {
     "test": test,
     "lint": lint,
     "model": model,
+    "model-full": model_full,
     "asan": asan,
     "tsan": tsan,
     "wheel": wheel,

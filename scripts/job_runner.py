@@ -51,10 +51,11 @@ class Count:
         *,
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
+        seconds: float = STEP_SECONDS,
     ) -> bool:
         """Run `command` and count it. Its failure is told, and does not keep the next step from running."""
         try:
-            run(title, command, env=env, cwd=cwd)
+            run(title, command, env=env, cwd=cwd, seconds=seconds)
         except JobFailed as failure:
             print(f"FAILED: {failure}", flush=True)
             self.failed += 1

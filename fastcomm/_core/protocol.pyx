@@ -199,7 +199,8 @@ cdef int ring_claim_from(ring_t *ring, uint64_t tail, const uint32_t *cells, siz
     # Nobody has claimed since we did: then the position has not gone round, and an old head is only too low.
     if count > 1 or tail != ring.last_tail or distance(position, head) + to_end + cells[0] > ring.cells:
         # SYNC cells-released: what the consumer read from the freed cells was read before we write there.
-        head = fc_load_acquire_u64(&ring.shared.head)
+        # seq_cst: for who asked for the doorbell before this try, it is the second look (A), wait.pyx.
+        head = fc_load_seqcst_u64(&ring.shared.head)
     used = distance(position, head)
     if used < 0 or used > ring.cells:
         return RING_CORRUPT if fc_load_acquire_u64(&ring.shared.tail) == tail else RING_MOVED
@@ -315,8 +316,9 @@ cdef int ring_peek(ring_t *ring, uint64_t *position, record_t *record) noexcept 
     cdef uint32_t length, state, looks = 0
     while True:
         at = position[0]
-        # SYNC record-committed: acquires the data of the record.
-        header = fc_load_acquire_u64(header_at(ring, at))
+        # SYNC record-committed: acquires the data of the record. seq_cst: it is the second look of a consumer
+        # that is about to sleep (A), wait.pyx, and the drain's look after the epoch was stored (epoch-moved).
+        header = fc_load_seqcst_u64(header_at(ring, at))
         if header_tag(header) == tag_of(ring, at):
             state = header_state(header)
             length = header_length(header)

@@ -488,7 +488,8 @@ cdef class SharedQueue(Ring):
         if fc_load_acquire_u32(&self.shared.shut_down) == FC_QUEUE_SHUT_DOWN_NOW:
             self.drain()
         count = ring_unread(&self.ring) + fc_load_acquire_u64(&self.shared.taken)
-        count -= fc_load_acquire_u64(&self.shared.done)
+        # seq_cst: the second look of join_tasks(), (A) of wait.pyx; pairs with the CAS in task_done().
+        count -= fc_load_seqcst_u64(&self.shared.done)
         self.unlock()
         return count
 

@@ -6,7 +6,7 @@
  * reader's are loaded in any order, and a second look that is no release comes before any of them.
  * Checked: a copy that passes for whole is whole, and at least as new as the generation that the reader has seen.
  *
- * Nothing here is seq_cst: in this model both read-modify-writes are acq_rel, and it holds.
+ * 9,057 states. Nothing here is seq_cst: in this model both read-modify-writes are acq_rel, and it holds.
  * Must fail: BEGIN_STORE, the version becomes odd by a store and not by a read-modify-write (even a seq_cst one);
  * SECOND_LOOK_LOAD, the reader's second look is a load (even a seq_cst one); END_RELAXED, the version becomes even without
  * release; FIRST_LOOK_RELAXED, the reader's first look is no acquire; GENERATION_RELAXED, the generation is no release;

@@ -8,11 +8,13 @@
  * Checked: nobody receives what was meant for a former agent. What counts as delivered was received by its agent or
  * met by its drain, unless the drain ended before it at another's claim in progress.
  *
+ * 189,895 states, 1 s.
  * Must fail: COMMIT_ACQREL, the commit is not seq_cst (settle); CHECK_ACQUIRE, the load of the epoch after it is not
  * (Port.deliver); EPOCH_RELEASE, the store of the epoch is not (_retire_inbox); DRAIN_ACQUIRE, the load of the header in
  * the drain is not (ring_peek); NO_STALE_CHECK, the receiver does not compare epochs. COMMIT_RELAXED, the commit is no
  * release: the record's bytes come after its header.
- * Holds: closing and reopening with acq_rel, which is what the model does without CLOSE_SEQ_CST.
+ * Weaker than in the code, and holds: closing and reopening are acq_rel. (With CLOSE_SEQ_CST, as in the code, the closing
+ * CAS waits for the epoch's store, and EPOCH_RELEASE holds too: one of the two has to be seq_cst.)
  */
 #define CELLS 2
 #define PUBLISHERS 2
@@ -63,7 +65,7 @@
 /* for assertions alone */
 byte met[CELLS];            /* by the drain or by the agent that it was meant for */
 byte dropped[CELLS];        /* by an agent that it was not meant for */
-byte drained_to = CELLS;    /* the cell at which the drain ended, at a claim in progress or cell the tail */
+byte drained_to = CELLS;    /* the cell at which the drain ended, at a claim in progress or at the tail */
 bool delivered[CELLS];
 byte gone;
 
