@@ -8,16 +8,16 @@
  * claim and commit; and the first reaper, in the middle of what it does. A last process, which lives, enters the gate
  * after all the others and reaps.
  * Checked: who lives is never fenced; a claim is given up only if who made it is dead, and a dead one's never looks like that
- * of a living holder of its number; nobody gets a former agent's message; what counts as delivered was received by its agent or discarded by its reaper, unless a
- * claim in progress was met before it; nothing committed is lost uncounted; nobody writes into pages given back; no dead
- * end.
+ * of a living holder of its number; nobody gets a former agent's message; what counts as delivered was received by its
+ * agent or discarded by its reaper, unless a claim in progress was met before it; nothing committed is lost uncounted;
+ * nobody writes into pages given back; no dead end.
  * Not here: the tables, several inboxes, waiting for room.
  *
- * JOINERS=1: 833,596 states, 3 s, of which the last process is the second reaper. JOINERS=2 is for `make model-full`, and
+ * JOINERS=1: 833,596 states, 3 s; the last process is the second reaper then. JOINERS=2 is for `make model-full`, and
  * bitstate otherwise.
  * Must fail: FREE_FIRST (JOINERS=2), slots are freed before what their dead holders had is resolved; NO_RESOLVE, a number
- * is freed without giving up its dead holder's claims in the inbox; TWO_REAPERS, which says that no second reaper goes on with what a dead one began, so
- * its failing shows that this happens here.
+ * is freed without giving up its dead holder's claims in the inbox. TWO_REAPERS breaks nothing: it claims that no second
+ * reaper goes on with what a dead one began, and its failing shows that this happens here.
  */
 #ifndef N
 #define N 2
