@@ -15,7 +15,7 @@ menu:
 	@echo 'make test       set up, run the tests on the release build, and the crash tests on the debug build'
 	@echo 'make lint       ruff, cython-lint, mypy, stubtest, a build with warnings as errors'
 	@echo 'make model      the models of the protocol, all interleavings of them, with spin (docs/models.md)'
-	@echo 'make model-full their larger bounds, exhaustively: about an hour, at most 8 GB'
+	@echo 'make model-full their larger bounds, exhaustively: hours, at most 8 GB'
 	@echo 'make asan       the tests under AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo 'make tsan       the tests of threads that share a mapping under ThreadSanitizer'
 	@echo 'make bench      measure, several minutes (BENCH="--quick" or "--only ring" for less; docs/benchmarks.md)'

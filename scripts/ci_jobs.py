@@ -246,7 +246,7 @@ def model(count: Count) -> None:
 
 
 def model_full(count: Count) -> None:
-    """Their larger bounds, exhaustively: an hour, 8 GB."""
+    """Their larger bounds, exhaustively: each in at most 8 GB and two hours, or it fails."""
     check_models(count, "--full", seconds=MODEL_FULL_SECONDS)
 
 

@@ -169,13 +169,13 @@ def verify(case: Case, folder: Path) -> Outcome:
 
 def judge(report: str) -> Outcome:
     """What pan's report says. A search that found nothing counts only if it was complete."""
-    states, errors = re.search(r"(\d+) states, stored", report), re.search(r"errors: (\d+)", report)
+    states, errors = re.search(r"([\d.e+]+) states, stored", report), re.search(r"errors: (\d+)", report)
     seconds = re.search(r"elapsed time ([\d.]+) seconds", report)
     found = re.search(r"pan:1: (.+?) \(at depth", report)
-    if not states or not errors or (errors[1] != "0" and not found):
-        return Outcome(problem=report)
+    if not states or not float(states[1]) or not errors or (errors[1] != "0" and not found):
+        return Outcome(problem=report.strip() or "pan printed nothing")
     outcome = Outcome(
-        int(states[1]), float(seconds[1]) if seconds else 0.0, found[1].strip() if found else ""
+        int(float(states[1])), float(seconds[1]) if seconds else 0.0, found[1].strip() if found else ""
     )
     if not found and ("Search not completed" in report or "max search depth too small" in report):
         return outcome._replace(problem="the search was not complete:\n" + report)
