@@ -10,7 +10,6 @@ from the head.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from fastcomm._core.atomics cimport fc_load_acquire_u64
 from fastcomm._core.futex cimport fc_monotonic_ns
 from fastcomm._core.layout cimport FC_COMMITTED, FC_NEVER, FC_POS_MASK, FC_WRITING
 from fastcomm._core.protocol cimport *
@@ -44,7 +43,7 @@ cdef inline int claim_within_limit(item_limit_t *limit, ring_t *ring, const uint
 
 cdef inline int count_items(item_limit_t *limit, ring_t *ring, uint64_t tail) noexcept nogil:
     """RING_OK: fewer items than the limit up to exactly `tail`; RING_FULL; RING_MOVED; RING_CORRUPT."""
-    cdef uint64_t head = fc_load_acquire_u64(&ring.shared.head)
+    cdef uint64_t head = ring_head(ring)
     cdef int64_t now = fc_monotonic_ns()
     cdef int status
     if (distance(limit.counted_to, head) < 0 or distance(tail_position(tail), limit.counted_to) < 0
@@ -54,7 +53,7 @@ cdef inline int count_items(item_limit_t *limit, ring_t *ring, uint64_t tail) no
     status = count_up_to(limit, ring, tail, head)
     if status == RING_FULL:
         # What was being written may have been given up since.
-        head = fc_load_acquire_u64(&ring.shared.head)
+        head = ring_head(ring)
         start_counting(limit, head)
         status = count_up_to(limit, ring, tail, head)
         if status == RING_FULL:
@@ -77,11 +76,11 @@ cdef inline int count_up_to(item_limit_t *limit, ring_t *ring, uint64_t tail, ui
         at = limit.counted_to
         state = ring_step(ring, &limit.counted_to)
         if state == FC_NEVER:    # consumed and overwritten since the tail was read
-            return RING_CORRUPT if fc_load_acquire_u64(&ring.shared.tail) == tail else RING_MOVED
+            return RING_MOVED if tail_moved(ring, tail) else RING_CORRUPT
         if state == FC_COMMITTED or state == FC_WRITING:
             limit.places[(limit.first + limit.count) % limit.items] = at
             limit.count += 1
     if limit.count < limit.items:
         return RING_OK
     # Full only if the tail still is what was counted up to.
-    return RING_FULL if fc_load_acquire_u64(&ring.shared.tail) == tail else RING_MOVED
+    return RING_MOVED if tail_moved(ring, tail) else RING_FULL

@@ -4,10 +4,10 @@ Publishing takes no lock. A subject leads to a Route, the inboxes that want it, 
 generation of the subscription table stands still; when it moves, the private registry is brought up to date
 from the change log. Each inbox is tried without waiting, then the full ones are waited for. A target is an
 owner number and an epoch: an inbox whose epoch has moved on has another agent or none, and is passed over.
-SYNC epoch-moved: whoever leaves or reaps stores the new epoch (seq_cst) and closes the ring; a publisher
-commits (seq_cst) and then loads the epoch (seq_cst). If it sees the old one, the commit came first, and the
-leaver's drain meets the record; if the new one, the message counts as not delivered. Its record is dropped by
-the next owner, whose records bear another epoch.
+Whoever leaves or reaps stores the new epoch, closes the ring, and drains it; a publisher commits, and then
+loads the epoch (SYNC epoch-moved). If it sees the old one, the commit came first, and the drain meets the
+record; if the new one, the message counts as not delivered. Its record is dropped by the next owner, whose
+records bear another epoch.
 
 Two agents that publish into each other's full inboxes: before it sleeps, and whenever it wakes, a publisher
 takes what its own inbox has into private memory (Receiver.drain()), so one of the two always finds room.
@@ -245,8 +245,7 @@ cdef class Port(Receiver):
             fill(ring_payload(ring, claim.position), parts)
             status = ring_commit(ring, &claim, cells)
             if status == RING_OK:
-                # SYNC epoch-moved: the commit was seq_cst, so was the leaver's store of the epoch before its
-                # drain.
+                # SYNC epoch-moved (B): if it is the old one, the leaver's drain meets our record.
                 if fc_load_seqcst_u32(&ring.shared.epoch) != target.epoch:
                     self.misdirected += 1
                     return GONE

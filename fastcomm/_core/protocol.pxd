@@ -2,6 +2,13 @@
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from fastcomm._core.atomics cimport (
+    fc_cas_acquire_u32,
+    fc_cas_release_u32,
+    fc_load_acquire_u64,
+    fc_load_relaxed_u64,
+    fc_load_seqcst_u64,
+)
 from fastcomm._core.layout cimport FC_POS_MASK, fc_ring_t
 
 cdef enum:
@@ -64,9 +71,41 @@ cdef inline unsigned char *ring_payload(ring_t *ring, uint64_t position) noexcep
     return ring.data + ((position & ring.mask) << 6) + 8
 
 
+# ---- head, tail and roles, with their orders
+
+cdef inline uint64_t ring_head(ring_t *ring) noexcept nogil:
+    # SYNC cells-released (acquire), wake-up (A): what the consumer read from the freed cells was read before
+    # we write there, and who sees a head sees a tail that is not behind it; to claim is the second look of
+    # who has asked for its doorbell.
+    return fc_load_seqcst_u64(&ring.shared.head)
+
+
+cdef inline uint64_t ring_tail(ring_t *ring) noexcept nogil:
+    # SYNC claim-headed (acquire), inbox-reopened (acquire): the headers of all claims but the last are there,
+    # and a head that left room for it.
+    return fc_load_acquire_u64(&ring.shared.tail)
+
+
+cdef inline bint tail_moved(ring_t *ring, uint64_t tail) noexcept nogil:
+    """A second look. Relaxed: an acquire before it, of the head or of a header, says how new it must be."""
+    return fc_load_relaxed_u64(&ring.shared.tail) != tail
+
+
+cdef inline bint role_take(uint32_t *role, uint32_t *holder, uint32_t me) noexcept nogil:
+    """CAS of a role word from *holder; which becomes what was found there if it fails."""
+    # SYNC role-passed (acquire): the head is where the last consumer left it.
+    return fc_cas_acquire_u32(role, holder, me)
+
+
+cdef inline void role_drop(uint32_t *role, uint32_t owner) noexcept nogil:
+    # SYNC role-passed (release)
+    fc_cas_release_u32(role, &owner, 0)
+
+
 cdef void ring_format(unsigned char *memory, uint32_t cells, bint one_producer, uint64_t start) noexcept nogil
 cdef bint ring_attach(ring_t *ring, unsigned char *memory, size_t size, uint32_t owner) noexcept nogil
 
+cdef void help_last_claim(ring_t *ring, uint64_t tail) noexcept nogil
 cdef int ring_claim_run(ring_t *ring, const uint32_t *cells, size_t count, claim_t *claim,
                         size_t *taken) noexcept nogil
 cdef int ring_read_tail(ring_t *ring, uint64_t *tail) noexcept nogil

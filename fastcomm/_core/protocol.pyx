@@ -41,10 +41,9 @@ Positions are counted modulo 2^36 in cells; head and tail start at `cells`, one 
 Thread safety: the functions keep all they know in a ring_t, which one thread uses at a time; two ring_t of
 one owner may be used at once. Process safety: any number of producers, one consumer.
 
-Pairs of accesses (SYNC names are explained in README.md):
-  SYNC record-committed   ring_commit -> ring_peek, header words
-  SYNC cells-released     ring_release -> ring_claim_run, head
-  SYNC claim-headed       help -> (through the tail) ring_peek, header words and tail
+Orders. The comment at each ordered access says which sync point it is an end of; README.md lists them. Where
+words are only compared with each other, or CASed from exactly what was read, their order does not matter, and
+they are relaxed.
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -113,6 +112,12 @@ cdef inline uint64_t *header_at(ring_t *ring, uint64_t position) noexcept nogil:
     return ring.headers + (position & ring.mask)
 
 
+cdef inline bint move_tail(ring_t *ring, uint64_t tail, uint64_t new) noexcept nogil:
+    # SYNC claim-headed (release): whoever sees our tail sees the header of the claim before ours, and the
+    # head that we compared it with.
+    return fc_cas_release_u64(&ring.shared.tail, &tail, new)
+
+
 # ----------------------------------------------------------------------------------------------------- claim
 
 cdef void help_last_claim(ring_t *ring, uint64_t tail) noexcept nogil:
@@ -125,16 +130,20 @@ cdef void help_last_claim(ring_t *ring, uint64_t tail) noexcept nogil:
         return
     start = tail_start(tail)
     writing = header_word(tag_of(ring, start), tail_owner(tail), length, FC_WRITING)
-    # SYNC claim-headed: acquire, so that our CAS of the tail publishes a header which somebody else wrote.
-    header = fc_load_acquire_u64(header_at(ring, start))
-    while not (header_tag(header) == tag_of(ring, start) and (
-            header_state(header) != FC_WRITING or header == writing)):
-        # The second look: without it a header that was written and consumed since would be overwritten.
-        if fc_load_acquire_u64(&ring.shared.tail) != tail:
+    while True:
+        # SYNC tail-before-header (acquire): if this is the word of a later claim, the second look sees its
+        # tail.
+        header = fc_load_acquire_u64(header_at(ring, start))
+        if header_tag(header) == tag_of(ring, start) and (
+                header_state(header) != FC_WRITING or header == writing):
+            return
+        # Without this a header that was written and consumed since would be overwritten.
+        if tail_moved(ring, tail):
             return
         fc_hook(FC_HOOK_HELP_BEFORE_CAS)
         # Again if it fails: what came between may be the word of a helper that had slept.
-        if fc_cas_acqrel_u64(header_at(ring, start), &header, writing):
+        # SYNC tail-before-header (release)
+        if fc_cas_release_u64(header_at(ring, start), &header, writing):
             return
 
 
@@ -156,8 +165,7 @@ cdef int settle(ring_t *ring, uint64_t position, uint32_t length, uint32_t state
     cdef uint64_t wanted = header_word(tag_of(ring, position), ring.owner, length, state)
     cdef uint64_t header = fc_load_relaxed_u64(at)
     while not (header_tag(header) == header_tag(wanted) and header_state(header) == FC_ABORTED):
-        # SYNC record-committed: releases the data to ring_peek. seq_cst: it is the write before the look of
-        # (B), wait.pyx.
+        # SYNC record-committed (release), tail-before-header (release), wake-up (B), epoch-moved (B)
         if fc_cas_seqcst_u64(at, &header, wanted):
             return RING_OK
     return RING_FENCED
@@ -178,7 +186,7 @@ cdef int ring_read_tail(ring_t *ring, uint64_t *tail) noexcept nogil:
     """The tail word to claim from; every claim before it bears its header, unless the tail has moved. RING_OK
     or _CLOSED.
     """
-    tail[0] = fc_load_acquire_u64(&ring.shared.tail)
+    tail[0] = ring_tail(ring)
     if tail_owner(tail[0]) == FC_OWNER_CLOSED:
         return RING_CLOSED
     help_last_claim(ring, tail[0])
@@ -198,22 +206,19 @@ cdef int ring_claim_from(ring_t *ring, uint64_t tail, const uint32_t *cells, siz
     head = ring.known_head
     # Nobody has claimed since we did: then the position has not gone round, and an old head is only too low.
     if count > 1 or tail != ring.last_tail or distance(position, head) + to_end + cells[0] > ring.cells:
-        # SYNC cells-released: what the consumer read from the freed cells was read before we write there.
-        # seq_cst: for who asked for the doorbell before this try, it is the second look (A), wait.pyx.
-        head = fc_load_seqcst_u64(&ring.shared.head)
+        head = ring_head(ring)
     used = distance(position, head)
     if used < 0 or used > ring.cells:
-        return RING_CORRUPT if fc_load_acquire_u64(&ring.shared.tail) == tail else RING_MOVED
+        return RING_MOVED if tail_moved(ring, tail) else RING_CORRUPT
     free = ring.cells - <uint64_t>used
     taken[0] = records_that_fit(cells, count, min(min(free, to_end), <uint64_t>ring.max_cells), &total)
     if taken[0] == 0:
         if cells[0] > to_end and to_end + cells[0] <= free:
             return claim_padding(ring, tail, <uint32_t>to_end)
         # Full only if the tail still is what the head was compared with.
-        return RING_FULL if fc_load_acquire_u64(&ring.shared.tail) == tail else RING_MOVED
+        return RING_MOVED if tail_moved(ring, tail) else RING_FULL
     fc_hook(FC_HOOK_CLAIM_BEFORE_CAS)
-    # SYNC claim-headed: releases the header of the claim before ours; whoever sees our tail sees that header.
-    if not fc_cas_acqrel_u64(&ring.shared.tail, &tail, tail_after(ring, position, total)):
+    if not move_tail(ring, tail, tail_after(ring, position, total)):
         return RING_MOVED
     fc_hook(FC_HOOK_CLAIM_AFTER_CAS)
     ring.last_tail = tail_after(ring, position, total)
@@ -227,7 +232,7 @@ cdef int claim_padding(ring_t *ring, uint64_t tail, uint32_t to_end) noexcept no
     """RING_MOVED, unless we are fenced."""
     cdef uint64_t position = tail_position(tail)
     fc_hook(FC_HOOK_CLAIM_BEFORE_CAS)
-    if fc_cas_acqrel_u64(&ring.shared.tail, &tail, tail_after(ring, position, to_end)):
+    if move_tail(ring, tail, tail_after(ring, position, to_end)):
         fc_hook(FC_HOOK_PAD_BEFORE_HEADER)
         tag_interior(ring, position, to_end)
         if settle(ring, position, to_end, FC_PAD) != RING_OK:
@@ -280,6 +285,7 @@ cdef void ring_store_inner(ring_t *ring, uint64_t position, uint32_t cells) noex
     """Header of a record inside a run, not reachable before the run's first header flips."""
     tag_interior(ring, position, cells)
     cdef uint64_t word = header_word(tag_of(ring, position), ring.owner, cells, FC_COMMITTED)
+    # SYNC tail-before-header (release). The data is released by the first header.
     fc_store_release_u64(header_at(ring, position), word)
 
 
@@ -316,8 +322,7 @@ cdef int ring_peek(ring_t *ring, uint64_t *position, record_t *record) noexcept 
     cdef uint32_t length, state, looks = 0
     while True:
         at = position[0]
-        # SYNC record-committed: acquires the data of the record. seq_cst: it is the second look of a consumer
-        # that is about to sleep (A), wait.pyx, and the drain's look after the epoch was stored (epoch-moved).
+        # SYNC record-committed (acquire), wake-up (A), epoch-moved (A)
         header = fc_load_seqcst_u64(header_at(ring, at))
         if header_tag(header) == tag_of(ring, at):
             state = header_state(header)
@@ -333,7 +338,7 @@ cdef int ring_peek(ring_t *ring, uint64_t *position, record_t *record) noexcept 
                 continue
             if state != FC_WRITING:
                 return RING_CORRUPT
-            tail = fc_load_acquire_u64(&ring.shared.tail)
+            tail = ring_tail(ring)
             if tail_position(tail) == at:
                 # a helper that slept for a whole period left this word; nothing is claimed here
                 return RING_EMPTY
@@ -348,7 +353,7 @@ cdef int ring_peek(ring_t *ring, uint64_t *position, record_t *record) noexcept 
             record.cells = length
             record.header = header
             return RING_BUSY
-        tail = fc_load_acquire_u64(&ring.shared.tail)
+        tail = ring_tail(ring)
         if tail_position(tail) == at:
             return RING_EMPTY
         if tail_start(tail) == at:
@@ -378,15 +383,19 @@ cdef inline int describe(ring_t *ring, uint64_t position, uint64_t header, recor
 cdef bint ring_abort_dead(ring_t *ring, uint64_t position, const record_t *record) noexcept nogil:
     """The owner of the BUSY record was probed AFTER record.header was read, and is dead: give its claim up.
     """
-    cdef uint64_t header = record.header
-    return fc_cas_acqrel_u64(header_at(ring, position), &header, (header & ~<uint64_t>0xF) | FC_ABORTED)
+    return abort_word(header_at(ring, position), record.header)
+
+
+cdef inline bint abort_word(uint64_t *at, uint64_t header) noexcept nogil:
+    # SYNC tail-before-header (release)
+    return fc_cas_release_u64(at, &header, (header & ~<uint64_t>0xF) | FC_ABORTED)
 
 
 cdef uint32_t ring_release(ring_t *ring, uint64_t position) noexcept nogil:
     """Give the cells before `position` back. Returns the FC_SLEEP_* bits of producers that were woken."""
     cdef uint64_t used
     fc_hook(FC_HOOK_CONSUME_BEFORE_HEAD)
-    # SYNC cells-released: after our reads. seq_cst: it is the write before the look of (B), wait.pyx.
+    # SYNC cells-released (release), wake-up (B)
     fc_store_seqcst_u64(&ring.shared.head, position)
     fc_hook(FC_HOOK_CONSUME_AFTER_HEAD)
     if someone_sleeps(&ring.shared.not_full):
@@ -407,18 +416,19 @@ cdef void ring_close(ring_t *ring) noexcept nogil:
     """
     cdef uint64_t tail
     while True:
-        tail = fc_load_acquire_u64(&ring.shared.tail)
+        tail = ring_tail(ring)
         if tail_owner(tail) == FC_OWNER_CLOSED:
             return
         help_last_claim(ring, tail)    # its owner's name is about to leave the tail word
-        if fc_cas_seqcst_u64(&ring.shared.tail, &tail, tail_word(tail_position(tail), FC_OWNER_CLOSED, 0)):
+        if move_tail(ring, tail, tail_word(tail_position(tail), FC_OWNER_CLOSED, 0)):
             return
 
 
 cdef void ring_reopen(ring_t *ring) noexcept nogil:
-    cdef uint64_t tail = fc_load_acquire_u64(&ring.shared.tail)
+    cdef uint64_t tail = ring_tail(ring)
     if tail_owner(tail) == FC_OWNER_CLOSED:
-        fc_cas_seqcst_u64(&ring.shared.tail, &tail, tail_word(tail_position(tail), 0, 0))
+        # SYNC inbox-reopened (release): who claims from here on sees the epoch of its new agent.
+        fc_cas_release_u64(&ring.shared.tail, &tail, tail_word(tail_position(tail), 0, 0))
 
 
 cdef void ring_resolve_dead(ring_t *ring, uint32_t owner) noexcept nogil:
@@ -426,27 +436,27 @@ cdef void ring_resolve_dead(ring_t *ring, uint32_t owner) noexcept nogil:
 
     Idempotent.
     """
-    cdef uint64_t tail = fc_load_acquire_u64(&ring.shared.tail)
+    cdef uint64_t tail = ring_tail(ring)
     cdef uint64_t i, header
     if tail_owner(tail) == owner:
         help_last_claim(ring, tail)
     for i in range(ring.cells):
-        header = fc_load_acquire_u64(ring.headers + i)
+        header = fc_load_relaxed_u64(ring.headers + i)
         if header_state(header) == FC_WRITING and header_owner(header) == owner:
-            fc_cas_acqrel_u64(ring.headers + i, &header, (header & ~<uint64_t>0xF) | FC_ABORTED)
+            abort_word(ring.headers + i, header)
 
 
 cdef uint64_t ring_depth(ring_t *ring) noexcept nogil:
     """Cells between head and tail. A snapshot of two words that move: clamped to what is possible."""
-    cdef uint64_t head = fc_load_acquire_u64(&ring.shared.head)
-    cdef int64_t used = distance(tail_position(fc_load_acquire_u64(&ring.shared.tail)), head)
+    cdef uint64_t head = fc_load_relaxed_u64(&ring.shared.head)
+    cdef int64_t used = distance(tail_position(fc_load_relaxed_u64(&ring.shared.tail)), head)
     return 0 if used < 0 else min(<uint64_t>used, <uint64_t>ring.cells)
 
 
 cdef uint64_t ring_unread(ring_t *ring) noexcept nogil:
     """Committed records between head and tail, while nobody consumes."""
-    cdef uint64_t position = fc_load_acquire_u64(&ring.shared.head) & FC_POS_MASK
-    cdef uint64_t end = tail_position(fc_load_acquire_u64(&ring.shared.tail))
+    cdef uint64_t position = ring_head(ring) & FC_POS_MASK
+    cdef uint64_t end = tail_position(ring_tail(ring))
     cdef uint64_t count = 0
     cdef uint32_t state
     while distance(end, position) > 0:
@@ -462,12 +472,12 @@ cdef uint32_t ring_holdup(ring_t *ring) noexcept nogil:
 
     For messages: changes nothing.
     """
-    cdef uint64_t position = fc_load_acquire_u64(&ring.shared.head) & FC_POS_MASK
-    cdef uint64_t tail = fc_load_acquire_u64(&ring.shared.tail)
+    cdef uint64_t position = ring_head(ring) & FC_POS_MASK
+    cdef uint64_t tail = ring_tail(ring)
     cdef uint64_t header
     cdef uint32_t _
     for _ in range(ring.cells):
-        header = fc_load_acquire_u64(header_at(ring, position))
+        header = fc_load_relaxed_u64(header_at(ring, position))
         if header_tag(header) != tag_of(ring, position):
             return tail_owner(tail) if tail_start(tail) == position else 0
         if header_state(header) == FC_WRITING:
@@ -482,7 +492,7 @@ cdef uint32_t ring_step(ring_t *ring, uint64_t *position) noexcept nogil:
     """State of the claim at *position, which moves behind it; FC_NEVER if no header of this lap is there (any
     more).
     """
-    # SYNC record-committed: acquires the data of the record.
+    # SYNC record-committed (acquire)
     cdef uint64_t header = fc_load_acquire_u64(header_at(ring, position[0]))
     if header_tag(header) != tag_of(ring, position[0]) or header_length(header) == 0:
         return FC_NEVER
@@ -491,7 +501,7 @@ cdef uint32_t ring_step(ring_t *ring, uint64_t *position) noexcept nogil:
 
 
 cdef bint ring_is_closed(ring_t *ring) noexcept nogil:
-    return tail_owner(fc_load_acquire_u64(&ring.shared.tail)) == FC_OWNER_CLOSED
+    return tail_owner(ring_tail(ring)) == FC_OWNER_CLOSED
 
 
 cdef bint ring_attach(ring_t *ring, unsigned char *memory, size_t size, uint32_t owner) noexcept nogil:
@@ -523,15 +533,16 @@ cdef bint ring_attach(ring_t *ring, unsigned char *memory, size_t size, uint32_t
 # --------------------------------------------------------------------------------------------- while waiting
 
 cdef bint ring_has_record(ring_t *ring, uint64_t position) noexcept nogil:
-    """Something other than a claim in progress stands at `position`. Reads one header and nothing else."""
-    cdef uint64_t header = fc_load_acquire_u64(header_at(ring, position))
+    """Something other than a claim in progress stands at `position`. Reads one header and nothing else:
+    relaxed, as the caller then asks ring_peek.
+    """
+    cdef uint64_t header = fc_load_relaxed_u64(header_at(ring, position))
     return header_tag(header) == tag_of(ring, position) and header_state(header) != FC_WRITING
 
 
 cdef bint ring_has_room(ring_t *ring, uint32_t cells) noexcept nogil:
-    cdef uint64_t tail = fc_load_acquire_u64(&ring.shared.tail)
-    # seq_cst: the second look of a producer that is about to sleep; pairs with the store in ring_release.
-    cdef uint64_t head = fc_load_seqcst_u64(&ring.shared.head)
+    cdef uint64_t tail = fc_load_relaxed_u64(&ring.shared.tail)    # an old one only means another try
+    cdef uint64_t head = ring_head(ring)
     cdef int64_t used = distance(tail_position(tail), head)
     cdef uint64_t to_end = ring.cells - (tail_position(tail) & ring.mask)
     if tail_owner(tail) == FC_OWNER_CLOSED or used < 0:    # < 0: the tail has moved since, worth another try
@@ -578,7 +589,7 @@ cdef void ring_format(unsigned char *memory, uint32_t cells, bint one_producer,
     shared.one_producer = one_producer
     shared.head = start & FC_POS_MASK
     shared.tail = tail_word(start & FC_POS_MASK, 0, 0)
-    fc_store_release_u32(&shared.cells, cells)
+    shared.cells = cells
 
 
 def _arm_hook(int hook, int countdown=1):

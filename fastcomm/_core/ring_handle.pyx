@@ -13,11 +13,8 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromSt
 from libc.stdint cimport uint32_t, uint64_t
 
 from fastcomm._core.atomics cimport (
-    fc_cas_acqrel_u32,
     fc_fetch_add_relaxed_u32,
     fc_fetch_add_relaxed_u64,
-    fc_load_acquire_u32,
-    fc_load_acquire_u64,
     fc_load_relaxed_u32,
     fc_load_relaxed_u64,
     fc_store_seqcst_u32,
@@ -147,7 +144,7 @@ cdef class RingHandle:
 
     def _take_role(self, bint consumer):
         cdef uint32_t *word = &self.ring.shared.consumer if consumer else &self.ring.shared.producer
-        cdef uint32_t holder = fc_load_acquire_u32(word)
+        cdef uint32_t holder = fc_load_relaxed_u32(word)
         while holder != self.ring.owner:
             if holder > FC_MAX_OWNER:
                 raise CorruptSegmentError(
@@ -166,25 +163,20 @@ cdef class RingHandle:
                 # Not from here: until we get to it somebody else may have reaped it, and its number, its role
                 # and claims in progress may be a live newcomer's.
                 self._reap_owner(holder)
-                holder = fc_load_acquire_u32(word)
+                holder = fc_load_relaxed_u32(word)
                 continue
-            # SYNC role-passed: acquires what the last holder did, up to its CAS in _drop_roles or its
-            # reaper's.
-            if fc_cas_acqrel_u32(word, &holder, self.ring.owner):
+            if role_take(word, &holder, self.ring.owner):
                 break
         if consumer:
-            self.position = fc_load_acquire_u64(&self.ring.shared.head) & FC_POS_MASK
+            self.position = fc_load_relaxed_u64(&self.ring.shared.head) & FC_POS_MASK
             self.is_consumer = True
         else:
             self.is_producer = True
 
     def _drop_roles(self, int owner):
         """Let others take the roles that `owner` holds."""
-        cdef uint32_t expected = owner
-        # SYNC role-passed: releases what was done in the role.
-        fc_cas_acqrel_u32(&self.ring.shared.consumer, &expected, 0)
-        expected = owner
-        fc_cas_acqrel_u32(&self.ring.shared.producer, &expected, 0)
+        role_drop(&self.ring.shared.consumer, owner)
+        role_drop(&self.ring.shared.producer, owner)
 
     # ----------------------------------------------------------------------------------------------- consume
 
@@ -467,7 +459,7 @@ cdef class RingHandle:
 
     def _consumer(self):
         """(owner number of the consumer or 0, how many consumers were found dead)"""
-        cdef uint32_t owner = fc_load_acquire_u32(&self.ring.shared.consumer)
+        cdef uint32_t owner = fc_load_relaxed_u32(&self.ring.shared.consumer)
         return owner if owner <= FC_MAX_OWNER else 0, fc_load_relaxed_u32(&self.ring.shared.consumer_deaths)
 
     # ------------------------------------------------------------------------------------ a ring as an inbox
@@ -477,7 +469,7 @@ cdef class RingHandle:
 
         Returns the epoch.
         """
-        self.epoch = fc_load_acquire_u32(&self.ring.shared.epoch)
+        self.epoch = fc_load_relaxed_u32(&self.ring.shared.epoch)    # moved under the gate, which we hold
         self._take_role(True)
         ring_reopen(&self.ring)
         return self.epoch
@@ -490,10 +482,10 @@ cdef class RingHandle:
         cdef record_t record
         cdef uint64_t position
         cdef int status
-        # SYNC epoch-moved: the store, then the drain; a publisher commits, then loads the epoch.
+        # SYNC epoch-moved (A): then the drain; a publisher commits, then loads the epoch.
         fc_store_seqcst_u32(&self.ring.shared.epoch, fc_load_relaxed_u32(&self.ring.shared.epoch) + 1)
         ring_close(&self.ring)
-        position = fc_load_acquire_u64(&self.ring.shared.head) & FC_POS_MASK
+        position = fc_load_relaxed_u64(&self.ring.shared.head) & FC_POS_MASK
         while True:
             status = ring_peek(&self.ring, &position, &record)
             if status == RING_OK:

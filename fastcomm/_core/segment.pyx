@@ -16,17 +16,16 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from fastcomm._core.atomics cimport (
-    fc_cas_acqrel_u64,
+    fc_cas_relaxed_u64,
     fc_fetch_add_relaxed_u32,
-    fc_load_acquire_u32,
     fc_load_relaxed_u32,
     fc_load_relaxed_u64,
     fc_store_relaxed_u32,
-    fc_store_release_u32,
 )
 from fastcomm._core.futex cimport fc_monotonic_ns
 from fastcomm._core.hooks cimport *
 from fastcomm._core.layout cimport *
+from fastcomm._core.participant cimport slot_set_state, slot_state
 from fastcomm._core.segment_file cimport SegmentFile, any_lock
 
 import os
@@ -90,7 +89,7 @@ cdef class Segment(SegmentFile):
         cdef int slot
         for slot in range(self.max_participants):
             participant = self.participants + slot
-            if fc_load_acquire_u32(&participant.state) != FC_SLOT_FREE or slot in self.own:
+            if slot_state(participant) != FC_SLOT_FREE or slot in self.own:
                 continue
             if not self.lock_byte(FC_LOCK_PARTICIPANTS + slot, False):
                 continue    # its last holder has freed it and not unlocked it yet
@@ -100,7 +99,7 @@ cdef class Segment(SegmentFile):
             fc_store_relaxed_u32(&participant.fd_armed, 0)
             fc_fetch_add_relaxed_u32(&participant.generation, 1)
             participant.joined_ns = fc_monotonic_ns()
-            fc_store_release_u32(&participant.state, FC_SLOT_JOINING)
+            slot_set_state(participant, FC_SLOT_JOINING)
             fc_hook(FC_HOOK_JOIN_AFTER_STATE)
             return slot
         raise TableFullError(
@@ -110,7 +109,7 @@ cdef class Segment(SegmentFile):
         )
 
     def live(self, int slot):
-        fc_store_release_u32(&self.participants[slot].state, FC_SLOT_LIVE)
+        slot_set_state(&self.participants[slot], FC_SLOT_LIVE)
 
     def free(self, int slot):
         """The last step of leaving and of reaping, under the gate: the slot's number may come to mean
@@ -123,7 +122,7 @@ cdef class Segment(SegmentFile):
                 os.unlink(fifo)
             except FileNotFoundError:
                 pass
-        fc_store_release_u32(&self.participants[slot].state, FC_SLOT_FREE)
+        slot_set_state(&self.participants[slot], FC_SLOT_FREE)
         if slot in self.own:
             self.unlock_byte(FC_LOCK_PARTICIPANTS + slot)
             self.own.discard(slot)
@@ -131,7 +130,7 @@ cdef class Segment(SegmentFile):
     cdef bint taken(self, int slot) noexcept:
         """Whether there is such a slot and it is not free."""
         return (0 <= slot < self.max_participants
-                and fc_load_acquire_u32(&self.participants[slot].state) != FC_SLOT_FREE)
+                and slot_state(&self.participants[slot]) != FC_SLOT_FREE)
 
     def alive(self, int slot):
         """Whether the holder of the slot lives; False for a free slot and for one out of range."""
@@ -149,7 +148,7 @@ cdef class Segment(SegmentFile):
         cdef int slot
         return [
             slot for slot in range(self.max_participants)
-            if fc_load_acquire_u32(&self.participants[slot].state) != FC_SLOT_FREE and not self.alive(slot)
+            if slot_state(&self.participants[slot]) != FC_SLOT_FREE and not self.alive(slot)
         ]
 
     def taken_slots(self):
@@ -157,7 +156,7 @@ cdef class Segment(SegmentFile):
         cdef int slot
         return [
             slot for slot in range(self.max_participants)
-            if fc_load_acquire_u32(&self.participants[slot].state) != FC_SLOT_FREE
+            if slot_state(&self.participants[slot]) != FC_SLOT_FREE
         ]
 
     def live_slots(self):
@@ -165,7 +164,7 @@ cdef class Segment(SegmentFile):
         cdef int slot
         return [
             slot for slot in range(self.max_participants)
-            if fc_load_acquire_u32(&self.participants[slot].state) == FC_SLOT_LIVE
+            if slot_state(&self.participants[slot]) == FC_SLOT_LIVE
         ]
 
     def others_alive(self):
@@ -200,7 +199,7 @@ cdef class Segment(SegmentFile):
         # Farther ahead than anybody sets it: the word is of another clock (another boot), or was overwritten.
         if now < due <= now + 2 * SCAN_PERIOD_NS:
             return False
-        return fc_cas_acqrel_u64(&self.header.scan_due, &due, now + SCAN_PERIOD_NS)
+        return fc_cas_relaxed_u64(&self.header.scan_due, &due, now + SCAN_PERIOD_NS)
 
     def note_death(self, int slot):
         """What the dead held has been given up; free() is next."""
@@ -225,7 +224,7 @@ cdef class Segment(SegmentFile):
         path = self.fifo_path(slot)
         # First the flag: a reaper that finds it set removes the file, whether we got as far as making it or
         # not.
-        fc_store_release_u32(&self.participants[slot].fd_armed, 1)
+        fc_store_relaxed_u32(&self.participants[slot].fd_armed, 1)
         try:
             os.mkfifo(path, os.fstat(self.lock_fd).st_mode & 0o777)
         except FileExistsError:
@@ -238,7 +237,7 @@ cdef class Segment(SegmentFile):
         return [
             self.fifo_path(slot) for slot in range(self.max_participants)
             if fc_load_relaxed_u32(&self.participants[slot].fd_armed)
-            and fc_load_acquire_u32(&self.participants[slot].state) != FC_SLOT_FREE
+            and slot_state(&self.participants[slot]) != FC_SLOT_FREE
         ]
 
 

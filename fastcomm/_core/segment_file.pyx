@@ -23,10 +23,9 @@ marked `forked` and join anew.
 Pages are reserved (posix_fallocate) before they are touched: too little room is an error here, never a SIGBUS
 later.
 
-Thread safety: all methods; a mutex keeps the threads of a process from each other. SYNC magic-written: the
-creator stores the magic last (release); attaching reads the header by a system call, before it maps
-anything. Both hold the gate, whose lock orders them; the release keeps a creator that is killed from
-leaving magic without the rest.
+Thread safety: all methods; a mutex keeps the threads of a process from each other. The creator stores the
+magic last; attaching reads the header by a system call, before it maps anything. Both hold the gate, whose
+lock orders them.
 """
 
 cimport cython
@@ -37,9 +36,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset, strerror
 
 from fastcomm._core.atomics cimport (
-    fc_load_acquire_u32,
     fc_load_relaxed_u32,
-    fc_store_release_u32,
+    fc_store_relaxed_u32,
     fc_store_release_u64,
 )
 from fastcomm._core.hooks cimport *
@@ -283,7 +281,6 @@ cdef class SegmentFile:
         return True
 
     cdef attach_or_create(self, int kind, plan, int mode):
-        # SYNC magic-written: pairs with the store in publish(), under the gate.
         head = os.pread(self.lock_fd, sizeof(fc_header_t), 0)
         written = len(head) == sizeof(fc_header_t) and int.from_bytes(head[:8], "little") != 0
         if not written:
@@ -337,7 +334,8 @@ cdef class SegmentFile:
     def publish(self):
         """The creator has laid out everything: let others attach."""
         fc_hook(FC_HOOK_CREATE_BEFORE_MAGIC)
-        # SYNC magic-written: pairs with the read of the header in attach_or_create(), under the gate.
+        # NO SYNC: who attaches reads it under the gate. But a creator that is killed must not leave the magic
+        # without the rest, and the compiler has to keep that order.
         fc_store_release_u64(&self.header.magic, FC_MAGIC)
         fc_hook(FC_HOOK_CREATE_AFTER_MAGIC)
 
@@ -506,12 +504,12 @@ cdef class SegmentFile:
 
     @mutating.setter
     def mutating(self, bint value):
-        fc_store_release_u32(&self.header.mutating, value)
+        fc_store_relaxed_u32(&self.header.mutating, value)
 
     def check_vanished(self):
         """SegmentVanishedError if somebody deleted the file who should not have."""
         if self.lock_fd >= 0 and os.fstat(self.lock_fd).st_nlink == 0 and (
-                fc_load_acquire_u32(&self.header.state) == FC_SEGMENT_ACTIVE):
+                fc_load_relaxed_u32(&self.header.state) == FC_SEGMENT_ACTIVE):
             raise SegmentVanishedError(
                 f"{self.path} was deleted while in use, so nobody new can join {self.name!r}. systemd "
                 "removes shared memory at "
@@ -520,11 +518,11 @@ cdef class SegmentFile:
 
     @property
     def unlinked(self):
-        return fc_load_acquire_u32(&self.header.state) == FC_SEGMENT_UNLINKED
+        return fc_load_relaxed_u32(&self.header.state) == FC_SEGMENT_UNLINKED
 
     def unlink(self):
         """Remove the name, under the gate. Those who are attached go on with each other; nobody new joins."""
-        fc_store_release_u32(&self.header.state, FC_SEGMENT_UNLINKED)
+        fc_store_relaxed_u32(&self.header.state, FC_SEGMENT_UNLINKED)
         fc_hook(FC_HOOK_UNLINK_BEFORE_REMOVE)
         if self.is_current():
             os.unlink(self.path)

@@ -22,7 +22,7 @@ it. This is idempotent and never lowers `taken`, as reaping must be: a reaper ca
 
 Thread safety: as Ring. Process safety: any number of producers and consumers.
 
-SYNC lock-passed: unlock -> lock, also by a reaper's CAS; everything between is ordered by it.
+What is done under the lock is ordered by it (SYNC lock-passed), also when a reaper frees it.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -39,6 +39,7 @@ from fastcomm._core.hooks cimport FC_HOOK_QUEUE_ITEM_OPENED, FC_HOOK_QUEUE_LOCKE
 from fastcomm._core.item_limit cimport claim_within_limit, item_limit_t
 from fastcomm._core.layout cimport *
 from fastcomm._core.protocol cimport *
+from fastcomm._core.queue_control cimport *
 from fastcomm._core.ring cimport Ring
 from fastcomm._core.ring_handle cimport check_limit
 from fastcomm._core.wait cimport (
@@ -130,9 +131,7 @@ cdef class SharedQueue(Ring):
             # Anew in each round: another thread may have closed the handle meanwhile.
             if not self.usable:
                 self._not_usable()
-            holder = 0
-            # SYNC lock-passed: acquires what the last holder did.
-            if fc_cas_acqrel_u32(&shared.lock, &holder, self.ring.owner):
+            if lock_take(shared, &holder, self.ring.owner):
                 fc_hook(FC_HOOK_QUEUE_LOCKED)
                 return 1
             if lock_was_freed(shared):
@@ -151,16 +150,13 @@ cdef class SharedQueue(Ring):
                 return 0
             seen = bell_read(&shared.unlocked)
             announce_sleep(&shared.unlocked, FC_SLEEP_FUTEX)
-            if fc_load_seqcst_u32(&shared.lock):
+            if lock_still_taken(shared):
                 with nogil:
                     fc_futex_wait(&shared.unlocked.bell, seen, SLICE_NS)
                 PyErr_CheckSignals()
 
     cdef void unlock(self) noexcept nogil:
-        cdef uint32_t me = self.ring.owner
-        # SYNC lock-passed: releases. seq_cst: it is the write before the look of (B), wait.pyx. It fails if
-        # we are fenced.
-        fc_cas_seqcst_u32(&self.shared.lock, &me, 0)
+        lock_give_back(self.shared, self.ring.owner)
         if someone_sleeps(&self.shared.unlocked):
             ring_bell(&self.shared.unlocked)
 
@@ -168,17 +164,9 @@ cdef class SharedQueue(Ring):
         """After the death of who held the lock: if it had published its head,
         `taken` becomes what it was to be.
         """
-        cdef fc_queue_t *shared = self.shared
-        cdef uint64_t head = fc_load_acquire_u64(&self.ring.shared.head)
-        cdef uint64_t after, taken = fc_load_relaxed_u64(&shared.taken)
-        if fc_load_acquire_u64(&shared.journal_head) != head:
-            return
-        after = fc_load_acquire_u64(&shared.journal_taken)
-        # Read as a pair: whoever stores another journal_taken has stored its journal_head before.
-        if fc_load_acquire_u64(&shared.journal_head) != head:
-            return
-        while taken < after and not fc_cas_acqrel_u64(&shared.taken, &taken, after):
-            pass
+        cdef uint64_t taken
+        if journal_read(self.shared, ring_head(&self.ring), &taken):
+            taken_raise(self.shared, taken)
 
     cdef void publish(self, uint64_t items) noexcept nogil:
         """Under the lock: `items` were taken, the head moves to our position."""
@@ -188,11 +176,9 @@ cdef class SharedQueue(Ring):
             ring_release(&self.ring, self.position)
             return
         taken = fc_load_relaxed_u64(&shared.taken) + items
-        # In this order: as long as journal_head is not the head, journal_taken means nothing.
-        fc_store_release_u64(&shared.journal_head, self.position)
-        fc_store_release_u64(&shared.journal_taken, taken)
+        journal_write(shared, self.position, taken)
         ring_release(&self.ring, self.position)
-        fc_store_release_u64(&shared.taken, taken)
+        taken_publish(shared, taken)
 
     # ------------------------------------------------------------------------------------------- consume --
 
@@ -208,9 +194,9 @@ cdef class SharedQueue(Ring):
         while True:
             if not self.lock():
                 return 0
-            if fc_load_acquire_u32(&self.shared.shut_down) == FC_QUEUE_SHUT_DOWN_NOW:
+            if fc_load_relaxed_u32(&self.shared.shut_down) == FC_QUEUE_SHUT_DOWN_NOW:
                 self.drain()
-            self.position = fc_load_acquire_u64(&self.ring.shared.head) & FC_POS_MASK
+            self.position = fc_load_relaxed_u64(&self.ring.shared.head) & FC_POS_MASK
             closed = ring_is_closed(&self.ring)    # before the look: no claim comes after it
             at = self.position
             status = ring_peek(&self.ring, &self.position, record)
@@ -386,8 +372,8 @@ cdef class SharedQueue(Ring):
             free(items)
 
     cdef int collect_files(self, fc_item_file_t **items, size_t *count) noexcept nogil:
-        cdef uint64_t at, position = fc_load_acquire_u64(&self.ring.shared.head) & FC_POS_MASK
-        cdef uint64_t end = tail_position(fc_load_acquire_u64(&self.ring.shared.tail))
+        cdef uint64_t at, position = ring_head(&self.ring) & FC_POS_MASK
+        cdef uint64_t end = tail_position(ring_tail(&self.ring))
         cdef uint32_t state
         cdef record_t record
         cdef void *grown
@@ -436,9 +422,9 @@ cdef class SharedQueue(Ring):
         cdef uint64_t head, count = 0
         cdef int _
         for _ in range(LOOKS):
-            head = fc_load_acquire_u64(&self.ring.shared.head)
+            head = ring_head(&self.ring)
             count = ring_unread(&self.ring)
-            if fc_load_acquire_u64(&self.ring.shared.head) == head:
+            if ring_head(&self.ring) == head:
                 break
         return count
 
@@ -452,10 +438,10 @@ cdef class SharedQueue(Ring):
         Wakes everybody.
         """
         cdef uint32_t wanted = FC_QUEUE_SHUT_DOWN_NOW if immediate else FC_QUEUE_SHUT_DOWN
-        cdef uint32_t now = fc_load_acquire_u32(&self.shared.shut_down)
+        cdef uint32_t now = fc_load_relaxed_u32(&self.shared.shut_down)
         if not self.usable:
             self._not_usable()
-        while now < wanted and not fc_cas_acqrel_u32(&self.shared.shut_down, &now, wanted):
+        while now < wanted and not fc_cas_relaxed_u32(&self.shared.shut_down, &now, wanted):
             pass
         ring_close(&self.ring)
         if immediate and self.lock():
@@ -468,7 +454,7 @@ cdef class SharedQueue(Ring):
         cdef char[PATH_BYTES] path
         cdef fc_item_file_t item
         cdef record_t record
-        self.position = fc_load_acquire_u64(&self.ring.shared.head) & FC_POS_MASK
+        self.position = fc_load_relaxed_u64(&self.ring.shared.head) & FC_POS_MASK
         while ring_peek(&self.ring, &self.position, &record) == RING_OK:
             if is_in_file(&record):
                 memcpy(&item, record.payload, sizeof(item))
@@ -482,14 +468,15 @@ cdef class SharedQueue(Ring):
 
     def unfinished(self):
         """Items that were put and for which task_done() has not been called."""
-        cdef uint64_t count
+        cdef uint64_t count, done
         while not self.lock():
             pass    # signals are looked for in there
-        if fc_load_acquire_u32(&self.shared.shut_down) == FC_QUEUE_SHUT_DOWN_NOW:
+        if fc_load_relaxed_u32(&self.shared.shut_down) == FC_QUEUE_SHUT_DOWN_NOW:
             self.drain()
-        count = ring_unread(&self.ring) + fc_load_acquire_u64(&self.shared.taken)
-        # seq_cst: the second look of join_tasks(), (A) of wait.pyx; pairs with the CAS in task_done().
-        count -= fc_load_seqcst_u64(&self.shared.done)
+        # `done` before what is unread: an item that comes between the two is counted, and who puts one and
+        # then finishes another has never brought it to 0.
+        done = done_read(self.shared)
+        count = ring_unread(&self.ring) + fc_load_relaxed_u64(&self.shared.taken) - done
         self.unlock()
         return count
 
@@ -499,15 +486,14 @@ cdef class SharedQueue(Ring):
         cdef uint64_t done
         if not self.usable:
             self._not_usable()
-        done = fc_load_acquire_u64(&shared.done)
+        done = fc_load_relaxed_u64(&shared.done)
         while True:
-            if done >= fc_load_acquire_u64(&shared.taken):
+            if done >= fc_load_relaxed_u64(&shared.taken):
                 raise ValueError(
                     f"task_done() called too many times: {done} items were taken from {self.name!r}, and all "
                     "are done"
                 )
-            # seq_cst: it is the write before the look of (B), wait.pyx.
-            if fc_cas_seqcst_u64(&shared.done, &done, done + 1):
+            if done_raise(shared, &done):
                 break
         if someone_sleeps(&shared.all_done):
             ring_bell(&shared.all_done)
@@ -544,10 +530,9 @@ cdef class SharedQueue(Ring):
     def _drop_roles(self, int owner):
         cdef uint32_t holder = owner
         Ring._drop_roles(self, owner)
-        if fc_load_acquire_u32(&self.shared.lock) == holder:
+        if fc_load_relaxed_u32(&self.shared.lock) == holder:
             self.complete_journal()
-            # SYNC lock-passed: for the dead.
-            fc_cas_seqcst_u32(&self.shared.lock, &holder, 0)
+            lock_free_dead(self.shared, holder)
 
     def _wake_all(self):
         Ring._wake_all(self)

@@ -7,17 +7,18 @@ subscription that is being written holds until the change is announced, and an e
 from free to somebody's or from that one's to free.
 
         writer                                  reader
-        version += 1 (odd)                      v = version (acquire); odd: it can't be read now
+        version += 1: odd                       v = version; odd: it can't be read now
         fields (relaxed words)                  fields (relaxed words)
-        version += 1 (even, release)            version again: same as v?
+        version += 1: even                      version again: same as v?
 
-SYNC entry-written: the releasing store of the even version pairs with the reader's first, acquiring load. The
-second look is a fetch-and-add of nothing (read-modify-write, seq_cst): a plain load could be moved before the
-loads of the fields. The first store of the writer is an exchange for the same reason on its side.
+Who sees an even version sees the fields (SYNC entry-written). The second look is a fetch-and-add of nothing
+that releases, as a load could be moved before the loads of the fields; and the writer's first step is an
+exchange that acquires (SYNC entry-read). One of the two comes first: if the look, then the fields were loaded
+before the writer stores any; if the exchange, then the look finds the version odd, or later.
 
 A change of subscriptions becomes known by the generation: entry first, then the log line, then generation +=
-1 (release; SYNC generation-bumped), which a publisher loads (acquire) at each publish. It brings its private
-registry up to date from the log, or from the whole table when it is further behind than the log is long.
+1 (SYNC generation-bumped), which a publisher loads at each publish. It brings its private registry up to date
+from the log, or from the whole table when it is further behind than the log is long.
 
 A writer that is killed halfway leaves an odd version or a change that was not announced. The segment's
 `mutating` flag, set around every change, tells the next holder of the gate, which calls repair(): odd entries
@@ -30,18 +31,11 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from fastcomm._core.atomics cimport (
-    fc_copy_from_shared,
     fc_copy_to_shared,
-    fc_exchange_seqcst_u32,
-    fc_fetch_add_seqcst_u32,
-    fc_load_acquire_u32,
-    fc_load_acquire_u64,
     fc_load_relaxed_u32,
     fc_load_relaxed_u64,
     fc_store_relaxed_u32,
     fc_store_relaxed_u64,
-    fc_store_release_u32,
-    fc_store_release_u64,
 )
 from fastcomm._core.futex cimport fc_futex_wait, fc_futex_wake_all
 from fastcomm._core.hooks cimport (
@@ -63,36 +57,9 @@ from fastcomm._core.wait cimport SLICE_NS
 
 from fastcomm.errors import CorruptSegmentError, TableFullError
 
-cdef enum:
-    MAX_TRIES = 1 << 20    # each means that a whole change was made meanwhile
-
 AGENT_BYTES = <int>sizeof(fc_agent_t)
 MAX_AGENT_NAME = <int>FC_MAX_AGENT_NAME
 CHANGE_LOG = <int>FC_CHANGE_LOG
-
-
-cdef inline void begin_write(uint32_t *version) noexcept nogil:
-    fc_exchange_seqcst_u32(version, fc_load_relaxed_u32(version) | 1)
-
-
-cdef inline void end_write(uint32_t *version) noexcept nogil:
-    # SYNC entry-written: releases the fields.
-    fc_store_release_u32(version, fc_load_relaxed_u32(version) + 1)
-
-
-cdef bint read_entry(uint32_t *version, void *to, const void *source, size_t nbytes) noexcept nogil:
-    """Copy an entry that begins with its version; False if it is being written."""
-    cdef uint32_t seen
-    cdef int _
-    for _ in range(MAX_TRIES):
-        # SYNC entry-written: acquires the fields.
-        seen = fc_load_acquire_u32(version)
-        if seen & 1:
-            return False
-        fc_copy_from_shared(to, source, nbytes)
-        if fc_fetch_add_seqcst_u32(version, 0) == seen:
-            return True
-    return False
 
 
 @cython.final
@@ -118,11 +85,14 @@ cdef class AgentTable:
         return fc_load_relaxed_u32(&agent.initialised) != 0
 
     def set_initialised(self, int slot):
-        fc_store_release_u32(&self.agents[slot].initialised, 1)
+        """Under the gate, after its inbox has been laid out."""
+        fc_store_relaxed_u32(&self.agents[slot].initialised, 1)
 
     def initialised(self, int slot):
-        """Whether the slot's inbox has ever been laid out; if not, its pages must not be touched."""
-        return fc_load_acquire_u32(&self.agents[slot].initialised) != 0
+        """Under the gate: whether the slot's inbox has ever been laid out; if not, its pages must not be
+        touched.
+        """
+        return fc_load_relaxed_u32(&self.agents[slot].initialised) != 0
 
     def name(self, int slot):
         """The name of the slot's latest holder; '?' for one that is being written or was scribbled on."""
@@ -209,8 +179,7 @@ cdef class SubscriptionTable:
         cdef uint64_t generation = fc_load_relaxed_u64(&self.shared.generation) + 1
         fc_store_relaxed_u64(&self.shared.log[generation % FC_CHANGE_LOG], (generation << 32) | entry)
         fc_hook(FC_HOOK_TABLE_BEFORE_GENERATION)
-        # SYNC generation-bumped: releases the entry and the log line.
-        fc_store_release_u64(&self.shared.generation, generation)
+        generation_bump(self.shared, generation)
         return 0
 
     def repair(self):
@@ -222,13 +191,12 @@ cdef class SubscriptionTable:
                 fc_store_relaxed_u32(&self.entries[index].owner, 0)
                 end_write(&self.entries[index].version)
         fc_store_relaxed_u64(&self.shared.rescan, generation)
-        fc_store_release_u64(&self.shared.generation, generation)
+        generation_bump(self.shared, generation)
 
     # ---------------------------------------------------------------------------------------------- any time
 
     cdef uint64_t c_generation(self) noexcept nogil:
-        # SYNC generation-bumped: acquires what changed.
-        return fc_load_acquire_u64(&self.shared.generation)
+        return generation_seen(self.shared)
 
     @property
     def generation(self):
@@ -260,7 +228,7 @@ cdef class SubscriptionTable:
         if since < fc_load_relaxed_u64(&self.shared.rescan) or until - since >= FC_CHANGE_LOG:
             return None
         for generation in range(since + 1, until + 1):
-            line = fc_load_acquire_u64(&self.shared.log[generation % FC_CHANGE_LOG])
+            line = fc_load_relaxed_u64(&self.shared.log[generation % FC_CHANGE_LOG])
             if line >> 32 != generation & 0xFFFFFFFF:
                 return None    # overwritten by a later change meanwhile
             changed.append(line & 0xFFFFFFFF)

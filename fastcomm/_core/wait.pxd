@@ -3,9 +3,11 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from fastcomm._core.atomics cimport (
-    fc_exchange_seqcst_u32,
-    fc_fetch_add_seqcst_u32,
+    fc_exchange_acqrel_u32,
+    fc_exchange_acquire_u32,
+    fc_fetch_add_relaxed_u32,
     fc_fetch_or_seqcst_u32,
+    fc_load_relaxed_u32,
     fc_load_seqcst_u32,
 )
 from fastcomm._core.futex cimport fc_futex_wait, fc_futex_wake_all, fc_monotonic_ns
@@ -32,18 +34,21 @@ cdef struct spin_t:
 
 
 cdef inline uint32_t bell_read(fc_wait_t *w) noexcept nogil:
-    return fc_load_seqcst_u32(&w.bell)
+    """Before announce_sleep(), which keeps this load before it."""
+    return fc_load_relaxed_u32(&w.bell)
 
 
 cdef inline void announce_sleep(fc_wait_t *w, uint32_t how) noexcept nogil:
-    # (A) store the flag, then the caller looks again at what it waits for. Pairs with (B) in someone_sleeps.
+    """Then the caller looks again at what it waits for."""
     fc_hook(FC_HOOK_SLEEP_BEFORE_FLAG)
+    # SYNC wake-up (A), bell-before-flag (release), flag-cleared (acquire)
     fc_fetch_or_seqcst_u32(&w.sleeping, how)
     fc_hook(FC_HOOK_SLEEP_BEFORE_WAIT)
 
 
 cdef inline bint someone_sleeps(fc_wait_t *w) noexcept nogil:
-    # (B) after a seq_cst write of what the sleeper waits for. Pairs with (A).
+    """After a seq_cst write of what the sleeper waits for."""
+    # SYNC wake-up (B)
     return fc_load_seqcst_u32(&w.sleeping) != 0
 
 
@@ -51,9 +56,10 @@ cdef inline uint32_t ring_bell(fc_wait_t *w) noexcept nogil:
     """Wake every futex sleeper; returns the FC_SLEEP_* bits that were set, so that the caller rings FIFOs."""
     cdef uint32_t sleepers
     fc_hook(FC_HOOK_WAKE_BEFORE_CLEAR)
-    sleepers = fc_exchange_seqcst_u32(&w.sleeping, 0)
+    # SYNC bell-before-flag (acquire): whose flag we clear has read the bell before we change it.
+    sleepers = fc_exchange_acquire_u32(&w.sleeping, 0)
     fc_hook(FC_HOOK_WAKE_BEFORE_BUMP)
-    fc_fetch_add_seqcst_u32(&w.bell, 1)
+    fc_fetch_add_relaxed_u32(&w.bell, 1)    # the system call of the wake-up comes after it
     fc_hook(FC_HOOK_WAKE_BEFORE_FUTEX)
     if sleepers & FC_SLEEP_FUTEX:
         fc_futex_wake_all(&w.bell)
@@ -64,8 +70,9 @@ cdef inline void ring_bell_always(fc_wait_t *w) noexcept nogil:
     """Wake every futex sleeper, whatever `sleeping` says: for deaths and close, when a waker may have died
     halfway.
     """
-    fc_exchange_seqcst_u32(&w.sleeping, 0)
-    fc_fetch_add_seqcst_u32(&w.bell, 1)
+    # SYNC bell-before-flag (acquire), flag-cleared (release): whose flag comes later sees why we ring.
+    fc_exchange_acqrel_u32(&w.sleeping, 0)
+    fc_fetch_add_relaxed_u32(&w.bell, 1)
     fc_futex_wake_all(&w.bell)
 
 

@@ -1,5 +1,5 @@
 /* Atomic accesses to shared words. The only file of fastcomm that names memory orders: the order of every access is in
- * the name of the function, and the module that uses it says which access it pairs with.
+ * the name of the function, and a comment at it says which access it pairs with (SYNC; scripts/check_sync_points.py).
  *
  * No stand-alone fences: ThreadSanitizer can't see them, and every argument in this package is about two accesses.
  */
@@ -17,22 +17,28 @@
     static inline void fc_store_relaxed_##suffix(T *p, T v) { __atomic_store_n(p, v, __ATOMIC_RELAXED); }          \
     static inline void fc_store_release_##suffix(T *p, T v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }          \
     static inline void fc_store_seqcst_##suffix(T *p, T v) { __atomic_store_n(p, v, __ATOMIC_SEQ_CST); }           \
-    static inline T fc_exchange_seqcst_##suffix(T *p, T v) { return __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST); } \
-    static inline T fc_fetch_or_seqcst_##suffix(T *p, T v) { return __atomic_fetch_or(p, v, __ATOMIC_SEQ_CST); }   \
-    static inline T fc_fetch_add_relaxed_##suffix(T *p, T v) { return __atomic_fetch_add(p, v, __ATOMIC_RELAXED); }\
-    static inline T fc_fetch_add_seqcst_##suffix(T *p, T v) { return __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST); } \
-    /* On failure *expected becomes the value that was found, loaded with acquire order. */                       \
-    static inline int fc_cas_acqrel_##suffix(T *p, T *expected, T v)                                               \
+    FC_DEFINE_RMW(T, suffix, relaxed, __ATOMIC_RELAXED)                                                            \
+    FC_DEFINE_RMW(T, suffix, acquire, __ATOMIC_ACQUIRE)                                                            \
+    FC_DEFINE_RMW(T, suffix, release, __ATOMIC_RELEASE)                                                            \
+    FC_DEFINE_RMW(T, suffix, acqrel, __ATOMIC_ACQ_REL)                                                             \
+    FC_DEFINE_RMW(T, suffix, seqcst, __ATOMIC_SEQ_CST)
+
+/* A CAS that fails makes *expected the value that was found, loaded relaxed. */
+#define FC_DEFINE_RMW(T, suffix, name, order)                                                                      \
+    static inline T fc_exchange_##name##_##suffix(T *p, T v) { return __atomic_exchange_n(p, v, order); }          \
+    static inline T fc_fetch_or_##name##_##suffix(T *p, T v) { return __atomic_fetch_or(p, v, order); }            \
+    static inline T fc_fetch_add_##name##_##suffix(T *p, T v) { return __atomic_fetch_add(p, v, order); }          \
+    static inline int fc_cas_##name##_##suffix(T *p, T *expected, T v)                                             \
     {                                                                                                              \
-        return __atomic_compare_exchange_n(p, expected, v, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);                 \
-    }                                                                                                              \
-    static inline int fc_cas_seqcst_##suffix(T *p, T *expected, T v)                                               \
-    {                                                                                                              \
-        return __atomic_compare_exchange_n(p, expected, v, 0, __ATOMIC_SEQ_CST, __ATOMIC_ACQUIRE);                 \
+        return __atomic_compare_exchange_n(p, expected, v, 0, order, __ATOMIC_RELAXED);                            \
     }
 
 FC_DEFINE_ATOMICS(uint32_t, u32)
 FC_DEFINE_ATOMICS(uint64_t, u64)
+
+#ifdef FC_MUTANTS
+#include "fc_mutants.h"
+#endif
 
 /* Tell the core (and its sibling) that this is a spin loop. */
 static inline void fc_pause(void)
