@@ -13,14 +13,14 @@ menu:
 	@echo 'make setup      a virtual environment in .venv with fastcomm compiled in place (PYTHON=python3.12 to choose)'
 	@echo 'make demo       set up, and show what fastcomm does'
 	@echo 'make test       set up, run the tests on the release build, and the crash tests on the debug build'
-	@echo 'make lint       ruff, cython-lint, mypy, stubtest, a build with warnings as errors'
+	@echo 'make lint       ruff, cython-lint, mypy, stubtest, sync points of memory orders, a build with warnings as errors'
 	@echo 'make model      the models of the protocol, all interleavings of them, with spin (docs/models.md)'
 	@echo 'make model-full their larger bounds, exhaustively: hours, at most 8 GB'
 	@echo 'make asan       the tests under AddressSanitizer and UndefinedBehaviorSanitizer'
-	@echo 'make tsan       the tests of threads that share a mapping under ThreadSanitizer'
+	@echo 'make tsan       threads that share a mapping under ThreadSanitizer, and without each memory order (docs/verification.md)'
 	@echo 'make bench      measure, several minutes (BENCH="--quick" or "--only ring" for less; docs/benchmarks.md)'
 	@echo 'make wheel      sdist and wheel in dist/, and a smoke test of the wheel in a clean environment'
-	@echo 'make ci-extra   all that CI runs after `make test`: lint, model, asan, wheel, Python 3.12 and 3.13, bench briefly'
+	@echo 'make ci-extra   all that CI runs after `make test`: lint, model, asan, tsan, wheel, Python 3.12 and 3.13, bench briefly'
 	@echo 'make clean      remove all that was built, but not .venv'
 
 setup: $(STAMP)

@@ -3,7 +3,7 @@
 Switches, read from the environment:
 
 FASTCOMM_DEBUG=1                   bounds checks, C assertions and the fault hooks that crash tests stop at
-FASTCOMM_SANITIZE=address,undefined | thread
+FASTCOMM_SANITIZE=address,undefined | thread   (thread: also tests/orders, and mutants of memory orders)
 FASTCOMM_ANNOTATE=1                write the HTML reports of ``cython -a`` beside the generated C
 FASTCOMM_WERROR=1                  warnings of Cython and of the C compiler are errors (CI)
 
@@ -98,13 +98,19 @@ def sanitize_args() -> list[str]:
     return [*flags, "-fsanitize-undefined-trap-on-error"] if "undefined" in SANITIZE else flags
 
 
+def macros() -> list[tuple[str, str | None]]:
+    switches = {"FC_DEBUG": DEBUG, "FC_MUTANTS": SANITIZE == "thread"}
+    return [(name, "1") for name, on in switches.items() if on]
+
+
 def extension(source: Path) -> Extension:
+    package = "fastcomm._core." if source.parent == CORE else ""
     return Extension(
-        f"fastcomm._core.{source.stem}",
+        package + source.stem,
         [str(source)],
         include_dirs=[str(INCLUDE)],
         depends=[str(header) for header in sorted(INCLUDE.glob("*.h"))],
-        define_macros=[("FC_DEBUG", "1")] if DEBUG else [],
+        define_macros=macros(),
         extra_compile_args=compile_args(),
         extra_link_args=sanitize_args(),
     )
@@ -131,14 +137,20 @@ class BuildExt(build_ext):
             annotate=ANNOTATE,
             build_dir=str(BUILD_BASE / "cython"),
             compiler_directives=DIRECTIVES,
+            # Mutants are chosen by lines of the Cython sources, and reports speak of them.
+            emit_linenums=SANITIZE == "thread",
         )
         sources = {module.name: module.sources for module in translated}
         for module in self.extensions:
             module.sources = sources[module.name]
 
 
+SOURCES = sorted(CORE.glob("*.pyx"))
+if SANITIZE == "thread":
+    SOURCES += sorted(Path("tests/orders").glob("*.pyx"))
+
 setup(
-    ext_modules=[extension(source) for source in sorted(CORE.glob("*.pyx"))],
+    ext_modules=[extension(source) for source in SOURCES],
     cmdclass={"build_ext": BuildExt},
     options={"build": {"build_base": str(BUILD_BASE)}, "build_ext": {"parallel": JOBS}},
 )

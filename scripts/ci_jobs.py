@@ -192,8 +192,17 @@ def asan(count: Count) -> None:
 
 
 def tsan(count: Count) -> None:
-    """Threads that share one mapping; between two mappings of a segment TSan sees nothing."""
+    """Threads that share one mapping; between two mappings of a segment TSan sees nothing.
+
+    Then the memory orders: with all of them nothing is reported, without any one something is.
+    """
     sanitizer_tests(count, TSAN, "tsan", "halt_on_error=1:die_after_fork=0:report_signal_unsafe=0", "tsan")
+    runner = [sys.executable, ROOT / "tests" / "orders" / "run.py"]
+    cases = output_of(*runner, "--list").splitlines()
+    if not cases:
+        raise JobFailed("no scenario of memory orders to run")
+    for case in cases:
+        count.step(f"orders: {case}", [*runner, "--only", case])
 
 
 # ---- other Pythons
@@ -224,7 +233,7 @@ def other_python(version: str) -> Job:
 
 
 def lint(count: Count) -> None:
-    sources = sorted([*CORE.glob("*.pyx"), *CORE.glob("*.pxd")])
+    sources = sorted([*CORE.glob("*.pyx"), *CORE.glob("*.pxd"), *(ROOT / "tests").rglob("*.pyx")])
     if not sources:
         raise JobFailed(f"no Cython sources in {CORE.relative_to(ROOT)}")
     tool = [sys.executable, "-m"]
@@ -235,6 +244,7 @@ def lint(count: Count) -> None:
     count.step("cython-lint", [scripts / "cython-lint", *sources], env=path)
     count.step("mypy", [*tool, "mypy"])
     count.step("stubtest", [*tool, "mypy.stubtest", "fastcomm"])
+    count.step("sync points", [sys.executable, ROOT / "scripts" / "check_sync_points.py"])
     shutil.rmtree(BUILD / WERROR.name, ignore_errors=True)  # a module that is up to date shows no warnings
     command = [sys.executable, "setup.py", "--quiet", "build_ext"]
     count.step("build with warnings as errors", command, env=WERROR.switches)
@@ -301,7 +311,7 @@ JOBS: dict[str, Job] = {
     "py313": other_python("3.13"),
     "bench": bench,
 }
-CI_EXTRA = ("lint", "model", "asan", "wheel", "py312", "py313", "bench")
+CI_EXTRA = ("lint", "model", "asan", "tsan", "wheel", "py312", "py313", "bench")
 
 
 def main(arguments: list[str]) -> int:
