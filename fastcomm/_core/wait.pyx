@@ -22,10 +22,11 @@ So both sides write before they look, and all four accesses are seq_cst (SYNC wa
 
 Reduced: w[sleeping] r[C] on one side, w[C] r[sleeping] on the other. In the single order of the seq_cst
 accesses one of the two writes comes first, so at least one side sees the other's: W finds C, or M finds the
-sleeper. If M rings between W's second look and its futex_wait, `bell` differs from `seen` and futex_wait
-returns at once (the kernel compares it under its own lock). `seen` is read before the flag is set: a ring
-after the flag changes the bell after `seen` (SYNC bell-before-flag). Who closes or reaps rings without a look
-at `sleeping`: a sleeper whose flag comes after that sees why (SYNC flag-cleared).
+sleeper. (tests/model/wait_sb.pml takes the order of each of the four away: each time a wake-up is lost.) If M
+rings between W's second look and its futex_wait, `bell` differs from `seen` and futex_wait returns at once
+(the kernel compares it under its own lock). `seen` is read before the flag is set: a ring after the flag
+changes the bell after `seen` (SYNC bell-before-flag). Who closes or reaps rings without a look at `sleeping`:
+a sleeper whose flag comes after that sees why (SYNC flag-cleared).
 
 All sleepers are woken, because they may wait for different things (room for 1 cell, room for 100).
 

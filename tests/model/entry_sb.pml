@@ -1,12 +1,12 @@
-/* Copies of table entries, with store buffers and loads that pass loads (tables.pyx: begin_write, end_write, read_entry,
- * log_change).
+/* Copies of table entries, with store buffers and loads that pass loads (tables.pxd: begin_write, end_write, read_entry,
+ * generation_bump).
  *
  * The machine is in sb.inc. A writer changes an entry of two words twice, and announces each change by the generation; a
  * reader loads the generation, and copies the entry. The words are relaxed: the writer's leave its buffer in any order; the
  * reader's are loaded in any order, and a second look that is no release comes before any of them.
  * Checked: a copy that passes for whole is whole, and at least as new as the generation that the reader has seen.
  *
- * 9,057 states. Nothing here is seq_cst: in this model both read-modify-writes are acq_rel, and it holds.
+ * 9,057 states. Nothing here is seq_cst.
  * Must fail: BEGIN_STORE, the version becomes odd by a store and not by a read-modify-write (even a seq_cst one);
  * SECOND_LOOK_LOAD, the reader's second look is a load (even a seq_cst one); END_RELAXED, the version becomes even without
  * release; FIRST_LOOK_RELAXED, the reader's first look is no acquire; GENERATION_RELAXED, the generation is no release;

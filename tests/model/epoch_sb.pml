@@ -13,8 +13,8 @@
  * (Port.deliver); EPOCH_RELEASE, the store of the epoch is not (_retire_inbox); DRAIN_ACQUIRE, the load of the header in
  * the drain is not (ring_peek); NO_STALE_CHECK, the receiver does not compare epochs. COMMIT_RELAXED, the commit is no
  * release: the record's bytes come after its header.
- * Weaker than in the code, and holds: closing and reopening are acq_rel. (With CLOSE_SEQ_CST, as in the code, the closing
- * CAS waits for the epoch's store, and EPOCH_RELEASE holds too: one of the two has to be seq_cst.)
+ * Closing and reopening are acq_rel, and need be no more. (With CLOSE_SEQ_CST the closing CAS would wait for the epoch's
+ * store, and EPOCH_RELEASE would hold: one of the two has to be seq_cst.)
  */
 #define CELLS 2
 #define PUBLISHERS 2

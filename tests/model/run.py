@@ -95,7 +95,7 @@ CASES = (
     *(Case(model, flags, bitstate=True) for model, flags in LARGE),
     Case("wait_sb"),
     Case("wait_sb", ("STORE",)),
-    Case("wait_sb", ("STORE", "BELL_RELAXED")),
+    Case("wait_sb", ("STORE", "CLEAR_RELAXED", "BELL_RELAXED")),
     Case("wait_sb", ("FLAG_ACQREL",), "the sleeper's flag is not seq_cst"),
     Case("wait_sb", ("LOOK_ACQUIRE",), "its second look is not"),
     Case("wait_sb", ("MADE_RELEASE",), "the CAS that makes what it waits for is not"),
@@ -104,7 +104,7 @@ CASES = (
     Case("wait_sb", ("STORE", "LOOK_ACQUIRE"), "its second look"),
     Case("wait_sb", ("STORE", "MADE_RELEASE"), "the store that makes what it waits for"),
     Case("wait_sb", ("STORE", "SLEEPERS_ACQUIRE"), "the waker's look at the flag"),
-    Case("wait_sb", ALWAYS),
+    Case("wait_sb", (*ALWAYS, "BELL_RELAXED")),
     Case(
         "wait_sb",
         (*ALWAYS, "CLEAR_RELAXED", "BELL_RELAXED"),

@@ -13,8 +13,8 @@
  * is not (ring_peek, ring_has_room, ring_claim_from, unfinished); MADE_RELEASE, the write is not (settle, ring_release,
  * task_done); SLEEPERS_ACQUIRE, the look at the flag is not (someone_sleeps). ALWAYS with CLEAR_RELAXED and BELL_RELAXED:
  * neither the exchange nor the bell of ring_bell_always is a release.
- * Weaker than in the code, and holds: bell_read is an acquire, the exchange and the bell of ring_bell are acq_rel; and
- * BELL_RELAXED, the bell is relaxed: 24,378 states with STORE.
+ * As the code has it, and holds: the bell relaxed, and the exchange of ring_bell no release (CLEAR_RELAXED, BELL_RELAXED):
+ * 24,378 states with STORE; that of ring_bell_always acq_rel (ALWAYS, BELL_RELAXED).
  */
 #define PLACES 3
 #define MADE 0
