@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any, Self
 
-from fastcomm._core.ring import Ring
+from fastcomm._core.ring import Ring, after_sending
 from fastcomm._core.segment import (
     KIND_QUEUE,
     PAGE,
@@ -26,7 +26,7 @@ from fastcomm._core.segment import (
 from fastcomm._core.segment_file import reserve_pages
 from fastcomm._core.shared_queue import SharedQueue
 from fastcomm._doorbell import Deadline
-from fastcomm.errors import ClosedError, Empty, Full, SegmentExistsError
+from fastcomm.errors import ClosedError, Empty, Full, PeerDiedError, SegmentExistsError
 from fastcomm.rings import MAX_HANDLES, RingBuffer, cells_for
 from fastcomm.segments import entered, segment_path
 
@@ -394,7 +394,7 @@ class Queue(_Items):
 
     def put_many(self, items: Iterable[object], block: bool = True, timeout: float | None = None) -> int:
         """Send each object of an iterable, in order; returns how many. Full carries `delivered` and
-        `missing`.
+        `missing`, PeerDiedError `delivered`.
 
         All are pickled first: one that can't be raises before anything is sent. Without maxsize many share
         one claim and one wake-up.
@@ -409,12 +409,8 @@ class Queue(_Items):
                 else:
                     self._ring.put_many(run, deadline.left())
                 done += len(run)
-        except Full as full:
-            done += full.delivered
-            missing = len(pickles) - done
-            raise Full(
-                f"{done} of {len(pickles)} items were sent; {full}", delivered=done, missing=missing
-            ) from None
+        except (Full, PeerDiedError) as ended:
+            raise after_sending(ended, done + ended.delivered, len(pickles)) from None
         return done
 
     def _runs(self, pickles: list[bytes]) -> Iterator[list[bytes]]:

@@ -205,6 +205,19 @@ def tsan(count: Count) -> None:
         count.step(f"orders: {case}", [*runner, "--only", case])
 
 
+def chaos(count: Count) -> None:
+    """The kill campaign: 2,000 kills at least in all, and somebody killed at each fault hook."""
+    kill_campaign(count, build(DEBUG), DEBUG, 2, "--require-kills", 1300, "--require-hooks")
+    kill_campaign(count, ROOT, RELEASE, 1, "--require-kills", 700)
+
+
+def kill_campaign(count: Count, library: Path, variant: Variant, minutes: int, *options: object) -> None:
+    with tempfile.TemporaryDirectory(prefix="fastcomm-chaos-", dir="/dev/shm") as scratch:
+        environment = {"FASTCOMM_DIR": scratch, "PYTHONPATH": str(library), "PYTHONSAFEPATH": "1"}
+        command = [sys.executable, "-m", "fastcomm.testing.chaos", "--minutes", minutes, *options]
+        count.step(f"kill campaign on the {variant.name} build", command, env=environment)
+
+
 # ---- other Pythons
 
 
@@ -306,12 +319,13 @@ JOBS: dict[str, Job] = {
     "model-full": model_full,
     "asan": asan,
     "tsan": tsan,
+    "chaos": chaos,
     "wheel": wheel,
     "py312": other_python("3.12"),
     "py313": other_python("3.13"),
     "bench": bench,
 }
-CI_EXTRA = ("lint", "model", "asan", "tsan", "wheel", "py312", "py313", "bench")
+CI_EXTRA = ("lint", "model", "asan", "tsan", "chaos", "wheel", "py312", "py313", "bench")
 
 
 def main(arguments: list[str]) -> int:

@@ -26,6 +26,7 @@ from fastcomm._core.atomics cimport fc_load_relaxed_u32, fc_load_relaxed_u64, fc
 from fastcomm._core.clock cimport deadline_of
 from fastcomm._core.encoder cimport Encoder
 from fastcomm._core.futex cimport fc_futex_wait, fc_monotonic_ns
+from fastcomm._core.hooks cimport fc_arm_hook
 from fastcomm._core.layout cimport (
     FC_CELL,
     FC_DATA_BYTES,
@@ -523,3 +524,12 @@ cdef class Port(Receiver):
             "bytes_out": self.bytes_out, "misdirected": self.misdirected, "unwanted": self.unwanted,
             "pending": len(self.pending),
         }
+
+
+def _arm_hook(int hook, int countdown=1):
+    """Stop this process the `countdown`-th time it passes that step (FC_HOOK_*).
+
+    The debug build only: else RuntimeError.
+    """
+    if not fc_arm_hook(hook, countdown):
+        raise RuntimeError("fault hooks are compiled into the debug build only (FASTCOMM_DEBUG=1)")

@@ -1,47 +1,29 @@
-"""Processes that stop themselves at a step of the protocol, and messages that tell whether they are whole."""
+"""Processes that stop themselves at a step of the protocol, to be killed or continued there."""
 
 import os
-import re
 import signal
-import struct
 import traceback
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import ModuleType
 
-import fastcomm
-from fastcomm._core.ring import Ring
 from fastcomm.rings import RingBuffer
+from fastcomm.testing.chaos.hooks import HOOKS
+from fastcomm.testing.chaos.rounds import CELL, SECTION_RING, start_at
 
-HEADER = Path(fastcomm.__file__).parent / "_core" / "include" / "fc_hooks.h"
-HOOKS = {
-    name: number for number, name in enumerate(re.findall(r"^    FC_HOOK_(\w+)", HEADER.read_text(), re.M))
-}
-
-PERIOD = 1 << 36
-RING = 1  # number of the ring's section
 NOT_EMPTY, NOT_FULL = 384, 512  # offsets of the two places to sleep
 
 
 def ring_at(name: str, cells: int, start: int) -> RingBuffer:
     """A new ring whose positions begin at `start`, one lap on: every header has been written once."""
-    ring = RingBuffer.create(name, capacity=cells * 64)
-    memory = ring._segment.memory(*ring._segment.section(RING))
-    memory[:] = bytes(len(memory))
-    Ring.format(memory, cells=cells, start=start)
-    warm = Ring(memory, owner=200)
-    for _ in range(cells):
-        warm.put(b"")
-        assert warm.try_get() == b""
-    warm.close()
+    ring = RingBuffer.create(name, capacity=cells * CELL)
+    start_at(ring, start)
     return ring
 
 
 def sleeps(ring: RingBuffer, where: int) -> bool:
     """Whether somebody has announced that it sleeps there."""
-    memory = ring._segment.memory(*ring._segment.section(RING))
+    memory = ring._segment.memory(*ring._segment.section(SECTION_RING))
     return bool(memory[where + 4])
 
 
@@ -95,32 +77,3 @@ def victim(
         yield it
     finally:
         it.kill()
-
-
-# -------------------------------------------------------------------------------------------------- messages
-
-
-def message(producer: int, sequence: int, nbytes: int) -> bytes:
-    body = struct.pack("<II", producer, sequence) + bytes(
-        (producer + sequence + i) & 0xFF for i in range(nbytes)
-    )
-    return body + struct.pack("<I", zlib.crc32(body))
-
-
-class Checker:
-    """Takes messages and fails at one that is torn, doubled or out of its producer's order."""
-
-    def __init__(self) -> None:
-        self.last: dict[int, int] = {}
-        self.count = 0
-
-    def take(self, data: bytes) -> tuple[int, int]:
-        body, checksum = data[:-4], struct.unpack("<I", data[-4:])[0]
-        assert zlib.crc32(body) == checksum, f"torn: {data!r}"
-        producer, sequence = struct.unpack_from("<II", body)
-        assert sequence > self.last.get(producer, 0), (
-            f"{producer} sent {sequence} after {self.last[producer]}"
-        )
-        self.last[producer] = sequence
-        self.count += 1
-        return producer, sequence

@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import pytest
-from faults import HOOKS
 from peers import Peer, joined
 
 from fastcomm import Agent, Bus
+from fastcomm.testing.chaos.hooks import HOOKS
 
 pytestmark = pytest.mark.debug_build
 

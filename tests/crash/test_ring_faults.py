@@ -5,13 +5,15 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
-from faults import NOT_EMPTY, NOT_FULL, PERIOD, Checker, message, ring_at, sleeps, victim
+from faults import NOT_EMPTY, NOT_FULL, ring_at, sleeps, victim
 from procs import wait_until
 
 from fastcomm._core import protocol, ring_handle
 from fastcomm._core import ring as ring_module
 from fastcomm.errors import Empty, Full, PeerDiedError, RoleTakenError
 from fastcomm.rings import RingBuffer
+from fastcomm.testing.chaos.history import Checker, message
+from fastcomm.testing.chaos.rounds import PERIOD
 
 pytestmark = [
     pytest.mark.debug_build,

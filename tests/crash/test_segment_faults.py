@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faults import HOOKS, victim
+from faults import victim
 
 from fastcomm._core import protocol, segment, segment_file
 from fastcomm.errors import SegmentNotFoundError
 from fastcomm.rings import RingBuffer
 from fastcomm.segments import segment_path
+from fastcomm.testing.chaos.hooks import NAMES
 
 pytestmark = [
     pytest.mark.debug_build,
@@ -28,7 +29,7 @@ def ring(name: str) -> Iterator[RingBuffer]:
 
 def test_every_hook_of_the_header_is_in_some_test() -> None:
     tests = "".join(path.read_text() for path in Path(__file__).parent.parent.rglob("test_*.py"))
-    assert [name for name in HOOKS if name not in tests and name != "NONE"] == []
+    assert [name for name in NAMES if name not in tests] == []
 
 
 @pytest.mark.parametrize("hook", ["CREATE_BEFORE_RESERVE", "CREATE_BEFORE_MAGIC"])

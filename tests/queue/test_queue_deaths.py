@@ -3,12 +3,7 @@ nobody is held up.
 """
 
 import os
-import random
-import re
-import signal
 import threading
-import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +13,7 @@ import fastcomm
 import fastcomm.segments
 from fastcomm import Empty, Full, JoinableQueue, PeerDiedError, Queue
 from fastcomm._core.segment import SECTION_CONTROL
+from fastcomm.testing.chaos.hooks import HOOKS
 
 SETUP = """
 import os, signal, threading, time
@@ -26,15 +22,10 @@ import fastcomm.segments
 from fastcomm._core import protocol, shared_queue
 """
 LOCK = slice(128, 132)  # of fc_queue_t
-HOOKS = Path(fastcomm.__file__).parent / "_core" / "include" / "fc_hooks.h"
 
 
 def peer(name: str, kind: str = "Queue", **options: Any) -> Peer:
     return Peer(f"{SETUP}q = fastcomm.{kind}(name={name!r}, **{options!r})")
-
-
-def hook(step: str) -> int:
-    return re.findall(r"^    (FC_HOOK_\w+)", HOOKS.read_text(), re.MULTILINE).index(f"FC_HOOK_{step}")
 
 
 def item_files() -> list[str]:
@@ -53,123 +44,6 @@ def get_patiently(queue: Queue, **options: Any) -> Any:
             return queue.get(**options)
         except PeerDiedError:
             pass
-
-
-# ----------------------------------------------------------------------------------------- kills at random --
-
-
-def produce(queue: Queue, producer: int, acknowledged: int) -> None:
-    number = 0
-    while True:
-        size = 3000 if number % 50 == 49 else number * 7 % 120
-        try:
-            queue.put((producer, number, b"x" * size))
-        except PeerDiedError:
-            continue
-        os.write(acknowledged, b"%d %d\n" % (producer, number))
-        number += 1
-
-
-def consume(queue: Queue, got: int) -> None:
-    while True:
-        producer, number, _ = get_patiently(queue)
-        os.write(got, b"%d %d\n" % (producer, number))
-
-
-def forked(function: Any, *arguments: Any) -> int:
-    pid = os.fork()
-    if pid == 0:
-        try:
-            function(*arguments)
-        finally:
-            os._exit(1)
-    return pid
-
-
-def lines(path: Path) -> list[tuple[int, ...]]:
-    return [tuple(map(int, line.split())) for line in path.read_text().splitlines()]
-
-
-def in_order(numbers: list[int]) -> bool:
-    return numbers == sorted(numbers)
-
-
-@pytest.mark.parametrize("maxsize", [0, 6])
-@pytest.mark.parametrize("seed", [1, 2])
-def test_kills_at_random_lose_no_item_that_was_put_and_double_none(
-    maxsize: int, seed: int, tmp_path: Path
-) -> None:
-    """Oracle: who has put writes it down, who has got as well; a line is one write(), so a kill can't split
-    it.
-
-    A killed consumer may have taken one item that it did not write down; a killed producer may have put one.
-    """
-    rng = random.Random(seed)
-    rounds = 25
-    log = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    acknowledged = os.open(tmp_path / "put", log)
-    with Queue(maxsize, capacity=4096) as sut:
-        consumers: list[tuple[int, int]] = []  # pid, file
-        started = [0, 0]
-
-        def start_producer() -> int:
-            started[0] += 1
-            return forked(produce, sut, started[0], acknowledged)
-
-        def start_consumer() -> tuple[int, int]:
-            started[1] += 1
-            file = os.open(tmp_path / f"got{started[1]}", log)
-            return forked(consume, sut, file), file
-
-        producers = [start_producer() for _ in range(2)]
-        consumers = [start_consumer() for _ in range(2)]
-        for _ in range(rounds):
-            time.sleep(rng.random() * 0.02)
-            which = rng.randrange(2)
-            if rng.random() < 0.5:
-                kill(producers[which])
-                producers[which] = start_producer()
-            else:
-                pid, file = consumers[which]
-                kill(pid)
-                os.close(file)
-                consumers[which] = start_consumer()
-        for pid in producers:
-            kill(pid)
-        for pid, file in consumers:
-            kill(pid)
-            os.close(file)
-        os.close(acknowledged)
-        # The rest is ours; then the queue must hold exactly maxsize again.
-        rest = []
-        while True:
-            try:
-                rest.append(sut.get(timeout=1)[:2])
-            except PeerDiedError:
-                continue
-            except Empty:
-                break
-        assert sut.qsize() == 0
-        if maxsize:
-            with pytest.raises(Full) as caught:
-                sut.put_many(range(maxsize + 1), timeout=0.3)
-            assert caught.value.delivered == maxsize
-            assert sut.get_many() == list(range(maxsize))
-        assert item_files() == []
-    taken = [lines(tmp_path / f"got{number + 1}") for number in range(started[1])]
-    everything = [item for part in [*taken, rest] for item in part]
-    assert len(everything) == len(set(everything)) > rounds
-    unaccounted = set(lines(tmp_path / "put")) - set(everything)
-    assert len(unaccounted) <= started[1]
-    assert len(set(everything) - set(lines(tmp_path / "put"))) <= started[0]
-    for part in [*taken, rest]:
-        for producer in range(1, started[0] + 1):
-            assert in_order([number for who, number in part if who == producer])
-
-
-def kill(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
 
 
 # -------------------------------------------------------------------------------------- who holds the lock --
@@ -225,7 +99,7 @@ def test_a_consumer_killed_at_each_step_leaves_exact_counts(
     with JoinableQueue(name=name) as sut:
         sut.put_many([1, 2])
         with peer(name, "JoinableQueue") as other:
-            other.do(f"{module}._arm_hook({hook(step)})")
+            other.do(f"{module}._arm_hook({HOOKS[step]})")
             other.send("q.get()")
             other.await_stop()
             other.kill()
@@ -251,7 +125,7 @@ def test_a_consumer_killed_with_a_large_item_in_hand(module: str, step: str, lef
     with Queue(name=name) as sut:
         sut.put(bytes(1 << 20))
         with peer(name) as other:
-            other.do(f"{module}._arm_hook({hook(step)})")
+            other.do(f"{module}._arm_hook({HOOKS[step]})")
             other.send("q.get()")
             other.await_stop()
             other.kill()
@@ -267,7 +141,7 @@ def test_a_consumer_killed_with_a_large_item_in_hand(module: str, step: str, lef
 def test_a_producer_killed_at_each_step_takes_no_place_of_a_bounded_queue(step: str, name: str) -> None:
     with Queue(2, name=name) as sut:
         with peer(name, maxsize=2) as other:
-            other.do(f"protocol._arm_hook({hook(step)})")
+            other.do(f"protocol._arm_hook({HOOKS[step]})")
             other.send("q.put('its')")
             other.await_stop()
             other.kill()
@@ -346,6 +220,19 @@ def test_a_call_that_waits_for_killed_processes_raises_once(call: str, name: str
             with pytest.raises(Full):
                 sut.put(2, timeout=0.3)
         assert sut.empty() or sut.get() == 1
+
+
+def test_a_put_many_that_a_death_ends_counts_what_was_sent_in_all_its_parts(name: str) -> None:
+    """A large item goes alone, then the small ones: one of each was sent."""
+    with Queue(2, name=name) as sut, peer(name, maxsize=2) as other:
+        killer = threading.Timer(0.1, other.kill)
+        killer.start()
+        with pytest.raises(PeerDiedError, match="2 of 3 records were sent") as caught:
+            sut.put_many([bytes(1 << 20), "small", "never"])
+        killer.join()
+        assert caught.value.delivered == 2
+        assert sut.get_many() == [bytes(1 << 20)]
+        assert sut.get_many() == ["small"]
 
 
 def test_everybody_killed_is_cleaned_up_with_the_large_items(name: str) -> None:
