@@ -147,6 +147,19 @@ class TestTroop:
             sut.wait_until(lambda: False, "a miracle")
 
 
+def test_an_error_of_the_campaigns_own_is_reported_with_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RingRound, "take_now", lambda self, ring: ring.no_such_method())
+    text = fails(Campaign("ring", seed=1))
+    assert "unexpected: AttributeError" in text
+    assert "repeated by: --what ring --seed 1" in text
+
+
+def test_a_call_of_the_campaigns_own_that_hangs_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastcomm.testing.chaos.campaign.ROUND_SECONDS", 0.2)
+    monkeypatch.setattr(RingRound, "clear", lambda self: time.sleep(3600))
+    assert "hangs: expected a round to take less than 0.2 s" in fails(Campaign("ring", seed=1))
+
+
 def test_what_is_left_behind_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RingRound, "clear", lambda self: Path(os.environ["FASTCOMM_DIR"], "left").touch())
     text = fails(Campaign("ring", seed=1))

@@ -16,7 +16,7 @@ from fastcomm.testing.chaos.history import (
     message,
 )
 from fastcomm.testing.chaos.plan import CONSUMER, PRODUCER, Life
-from fastcomm.testing.chaos.rounds import IDLE, PATIENCE, SMALL, Report, Round, nap, report
+from fastcomm.testing.chaos.rounds import IDLE, SMALL, WAIT, Report, Round, nap, report
 from fastcomm.testing.chaos.troop import Signals
 
 # Message n of an author goes to chaos.<author>.<n modulo 3>. Patterns, and the residues that they match.
@@ -113,11 +113,11 @@ class BusRound(Round):
         way = rng.randrange(4)
         try:
             if way == 3:
-                ledger.note(asyncio.run(agent.receive_async(PATIENCE)).data)
+                ledger.note(asyncio.run(agent.receive_async(WAIT)).data)
             elif way == 0:
-                ledger.note(agent.receive(PATIENCE).data)
+                ledger.note(agent.receive(WAIT).data)
             elif way == 1:
-                for came in agent.receive_many(8, PATIENCE):
+                for came in agent.receive_many(8, WAIT):
                     ledger.note(came.data)
             elif (one := agent.try_receive()) is not None:
                 ledger.note(one.data)

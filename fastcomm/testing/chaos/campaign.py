@@ -82,10 +82,10 @@ class Campaign:
         started = time.monotonic()
         try:
             self._run(kind(seed, isolated_name("chaos"), self.tally, with_hooks=self.with_hooks))
-        except (Violation, LeakError) as violation:
-            raise Violation(
-                f"{violation}\nThe round is repeated by: --what {kind.what} --seed {seed}"
-            ) from violation
+        except Exception as error:
+            # Of the campaign's own calls none may raise either.
+            what = error if isinstance(error, (Violation, LeakError)) else f"unexpected: {error!r}"
+            raise Violation(f"{what}\nThe round is repeated by: --what {kind.what} --seed {seed}") from error
         finally:
             self.seconds += time.monotonic() - started
         self.rounds[kind.what] += 1

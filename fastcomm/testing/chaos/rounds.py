@@ -27,14 +27,15 @@ from fastcomm.testing.chaos.history import (
 from fastcomm.testing.chaos.plan import CONSUMER, PRODUCER, Life, Plan
 from fastcomm.testing.chaos.troop import Signals, Tally, Troop
 
-PATIENCE = 0.3  # seconds of one waiting call; longer than a slice of sleep and than a scan takes to be due
+WAIT = 0.3  # seconds that one call waits at most; longer than a slice of sleep
 IDLE = 0.002
 MOST_IN_A_CALL = 5
 
-# What is left of a cell and of two, after the prefix of a record and what message() adds.
 CELL = 64
 PERIOD = 1 << 36  # positions are counted modulo
 SECTION_RING = 1
+
+# What is left of a cell and of two, after the prefix of a record and what message() adds.
 BORDERS = tuple(CELL * cells - 8 - 12 + off for cells in (1, 2) for off in (-1, 0, 1))
 SMALL = (0, 1, 20, *BORDERS, 300)
 
@@ -300,16 +301,16 @@ class RingRound(Round):
 
     def send(self, ring: RingBuffer, items: list[bytes], rng: random.Random) -> int:
         if len(items) > 1:
-            return delivered(lambda: ring.put_many(items, timeout=PATIENCE))
+            return delivered(lambda: ring.put_many(items, timeout=WAIT))
         (item,) = items
         way = rng.randrange(3)
         if way == 0:
             return int(ring.try_put(item))
         try:
             if way == 1:
-                ring.put(item, timeout=PATIENCE)
+                ring.put(item, timeout=WAIT)
             else:
-                with ring.claim(len(item), timeout=PATIENCE) as view:
+                with ring.claim(len(item), timeout=WAIT) as view:
                     view[:] = item
         except (Full, PeerDiedError):
             return 0
@@ -318,11 +319,11 @@ class RingRound(Round):
     def take(self, ring: RingBuffer, ledger: ReaderLedger, rng: random.Random) -> int:
         way = rng.randrange(5)
         if way == 4:
-            return noted(ledger, 1, lambda: [asyncio.run(ring.get_async(PATIENCE))])
+            return noted(ledger, 1, lambda: [asyncio.run(ring.get_async(WAIT))])
         if way == 0:
-            return noted(ledger, 1, lambda: [ring.get(timeout=PATIENCE)])
+            return noted(ledger, 1, lambda: [ring.get(timeout=WAIT)])
         if way == 1:
-            return noted(ledger, 8, lambda: ring.get_many(8, timeout=PATIENCE))
+            return noted(ledger, 8, lambda: ring.get_many(8, timeout=WAIT))
         if way == 2:
             return noted(ledger, 8, lambda: ring.try_get_many(8))
         return self.look(ring, ledger)
@@ -331,7 +332,7 @@ class RingRound(Round):
         return ring.try_get_many()
 
     def look(self, ring: RingBuffer, ledger: ReaderLedger) -> int:
-        with contextlib.suppress(Empty, PeerDiedError), ring.peek(timeout=PATIENCE) as view:
+        with contextlib.suppress(Empty, PeerDiedError), ring.peek(timeout=WAIT) as view:
             ledger.peeking = True
             ledger.note(bytes(view))
             view.release()
@@ -384,13 +385,13 @@ class QueueRound(Round):
     def found(self) -> None:
         with self.open() as queue:
             queue.put_nowait(b"")
-            queue.get_many(timeout=PATIENCE)
+            queue.get_many(timeout=WAIT)
 
     def send(self, queue: Queue, items: list[bytes], rng: random.Random) -> int:
         if len(items) > 1:
-            return delivered(lambda: queue.put_many(items, timeout=PATIENCE))
+            return delivered(lambda: queue.put_many(items, timeout=WAIT))
         try:
-            queue.put(items[0], rng.random() < 0.7, PATIENCE)
+            queue.put(items[0], rng.random() < 0.7, WAIT)
         except (Full, PeerDiedError):
             return 0
         return 1
@@ -398,9 +399,9 @@ class QueueRound(Round):
     def take(self, queue: Queue, ledger: ReaderLedger, rng: random.Random) -> int:
         way = rng.randrange(3)
         if way == 0:
-            count = noted(ledger, 1, lambda: [queue.get(timeout=PATIENCE)])
+            count = noted(ledger, 1, lambda: [queue.get(timeout=WAIT)])
         elif way == 1:
-            count = noted(ledger, 8, lambda: queue.get_many(8, timeout=PATIENCE))
+            count = noted(ledger, 8, lambda: queue.get_many(8, timeout=WAIT))
         else:
             count = noted(ledger, 1, lambda: [queue.get_nowait()])
         if isinstance(queue, JoinableQueue):
