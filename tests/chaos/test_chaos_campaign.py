@@ -17,7 +17,7 @@ from fastcomm.testing.chaos import Campaign, Violation, hooks, troop
 from fastcomm.testing.chaos.__main__ import main
 from fastcomm.testing.chaos.campaign import KINDS
 from fastcomm.testing.chaos.history import ReaderLedger
-from fastcomm.testing.chaos.plan import CONSUMER, FOUNDER, STEPS, Life, draw
+from fastcomm.testing.chaos.plan import CONSUMER, FOUNDER, STEPS, Life, draw, theme_of
 from fastcomm.testing.chaos.rounds import QueueRound, RingRound
 from fastcomm.testing.chaos.troop import Tally, Troop
 
@@ -66,6 +66,13 @@ def test_the_same_seed_gives_the_same_plan(what: str) -> None:
     )
     assert (one.founders, one.places, one.abandoned) == (same.founders, same.places, same.abandoned)
     assert one.places != other.places
+
+
+@pytest.mark.parametrize("what", KINDS)
+def test_every_hook_of_every_role_is_the_theme_of_some_round(what: str) -> None:
+    steps = STEPS[what]
+    themes = {theme_of(steps, seed) for seed in range(1000, 1100)}
+    assert themes == {(role, hook) for role, hooks in steps.items() for hook in hooks}
 
 
 def test_without_hooks_nobody_is_to_stop_at_one() -> None:

@@ -44,6 +44,9 @@ STEPS: dict[str, Steps] = {
 # A helper is passed only where somebody else stands between the claim and its header.
 COMPANION = {"HELP_BEFORE_CAS": "CLAIM_AFTER_CAS"}
 
+# Few come by these: they are the theme of every third round.
+RARE = ("HELP_BEFORE_CAS", "QUEUE_LOCKED", "QUEUE_ITEM_OPENED", *TABLES)
+
 KILL, HOOK, STOP, LEAVE, LAST = "kill", "hook", "stop", "leave", "last"
 
 
@@ -85,15 +88,25 @@ class Plan(NamedTuple):
     """All are killed in the end, and the segment is taken over; otherwise they leave."""
 
 
+def theme_of(steps: Steps, seed: int) -> tuple[str, str]:
+    """The role and hook that the round of that seed is about; without hooks none."""
+    themes = [(role, hook) for role, hooks in steps.items() for hook in hooks]
+    rare = [theme for theme in themes if theme[1] in RARE]
+    if not themes:
+        return "", ""
+    if seed % 3 == 0:
+        return rare[seed // 3 % len(rare)]
+    return themes[(seed - seed // 3) % len(themes)]
+
+
 class Drawer:
     """Draws lives. Round by round the theme goes through all steps, so that none is left to chance."""
 
     def __init__(self, what: str, seed: int, with_hooks: bool) -> None:
         self.rng = random.Random(f"{what} {seed}")
         self.seed = seed
-        self.steps = STEPS[what] if with_hooks else dict.fromkeys(STEPS[what], ())
-        themes = [(role, hook) for role, hooks in self.steps.items() for hook in hooks]
-        self.theme = themes[seed % len(themes)] if themes else ("", "")
+        self.steps: Steps = STEPS[what] if with_hooks else {}
+        self.theme = theme_of(self.steps, seed)
         self.count = 0
 
     def life(self, role: str, place: int, fates: tuple[str, ...]) -> Life:
@@ -112,7 +125,7 @@ class Drawer:
             delay=rng.choice((0.003, 0.01, 0.03, 0.06)) * rng.random(),
             pause=rng.choice((0.0, 0.002, 0.02)) * rng.random(),
             hook=hook,
-            countdown=rng.choice((1, 1, 2, 5)) if role != FOUNDER else 1,
+            countdown=1 if role == FOUNDER or hook in RARE else rng.choice((1, 1, 2, 5)),
             goes_on=rng.random() < 0.2,
             calls=rng.randint(1, 30) if fate == LEAVE or hook == "LEAVE_BEFORE_FREE" else 0,
             inherits=rng.random() < 0.5,
@@ -121,11 +134,12 @@ class Drawer:
     def _hook(self, role: str) -> str:
         theme_role, theme = self.theme
         if self.rng.random() < 0.5:
-            if role == theme_role:
-                return theme
+            choice = [theme] if role == theme_role else []
             if role == PRODUCER and theme in COMPANION:
-                return COMPANION[theme]
-        hooks = self.steps[role]
+                choice.append(COMPANION[theme])
+            if choice:
+                return self.rng.choice(choice)
+        hooks = self.steps.get(role)
         return self.rng.choice(hooks) if hooks else ""
 
 
