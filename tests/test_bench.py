@@ -14,6 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastcomm import RingBuffer
+from fastcomm._core.segment import SECTION_RING
+
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 
 pytestmark = pytest.mark.no_sanitizer("measures")
@@ -192,11 +195,11 @@ class TestStatistics:
 
 
 class TestContest:
-    def contest(self, prepare, **options):  # type: ignore[no-untyped-def]
+    def contest(self, prepare, unit="us", **options):  # type: ignore[no-untyped-def]
         from benchlib.contest import Contest, Setting, run_contest
         from benchlib.processes import Placement
 
-        contest = Contest("made up", "nothing", "us", 64, prepare, **options)
+        contest = Contest("made up", "nothing", unit, 64, prepare, **options)
         return run_contest(contest, Setting(Placement(), quick=True), gate_of(100))
 
     def test_ratio_is_that_of_the_medians_to_each_other_contender(self) -> None:
@@ -204,15 +207,45 @@ class TestContest:
 
         result = self.contest(
             lambda setting, stack: [
-                Contender("ours", "spins", lambda: {"p50": 2.0, "p99": 9.0}),
+                Contender("ours", "spins", lambda: {"p50": 2.0, "p99": 9.0}, "ours"),
                 Contender("peer", "sleeps", lambda: {"p50": 8.0, "p99": 3.0}),
             ]
         )
-        lines = {(line.contender, line.statistic): line for line in result.lines}
+        lines = {(line.contender.name, line.statistic): line for line in result.lines}
         assert lines["ours", "p50"].ratios == {"peer": 0.25}
         assert lines["peer", "p50"].ratios == {"ours": 4.0}
         assert lines["ours", "p99"].ratios == {"peer": 3.0}
-        assert lines["ours", "p50"].as_json()["median"] == 2.0
+
+    @pytest.mark.parametrize(("unit", "limit", "peer"), [("us", "tight", "fast"), ("msg/s", "loose", "slow")])
+    def test_ours_is_compared_with_the_best_limit_and_the_best_peer(
+        self, unit: str, limit: str, peer: str
+    ) -> None:
+        from benchlib.contest import Contender
+
+        figures = {"tight": 1.0, "loose": 2.0, "fast": 8.0, "slow": 16.0}
+        result = self.contest(
+            lambda setting, stack: [
+                Contender("ours", "", lambda: {"": 4.0}, "ours"),
+                *(
+                    Contender(name, "", lambda name=name: {"": figures[name]}, "limit")
+                    for name in ("tight", "loose")
+                ),
+                *(Contender(name, "", lambda name=name: {"": figures[name]}) for name in ("fast", "slow")),
+            ],
+            unit=unit,
+        )
+        ours, *others = (line.as_json() for line in result.lines)
+        assert ours["limit"] == {"name": limit, "median": figures[limit], "ratio": 4.0 / figures[limit]}
+        assert ours["best_peer"] == {"name": peer, "median": figures[peer], "ratio": 4.0 / figures[peer]}
+        assert all(other["limit"] is other["best_peer"] is None for other in others)
+
+    def test_each_key_of_a_line_in_the_json_file_is_documented(self) -> None:
+        from benchlib.contest import Contender
+
+        result = self.contest(lambda setting, stack: [Contender("ours", "", lambda: {"": 1.0}, "ours")])
+        documented = (SCRIPTS.parent / "docs" / "benchmarks.md").read_text()
+        (line,) = result.lines
+        assert [key for key in line.as_json() if f"`{key}`" not in documented] == []
 
     def test_what_is_skipped_is_reported_with_its_reason(self) -> None:
         from benchlib.contest import Contender, Skipped
@@ -220,7 +253,7 @@ class TestContest:
         skipped = Skipped("limit", "no C compiler")
         result = self.contest(lambda setting, stack: [Contender("ours", "", lambda: {"": 1.0}), skipped])
         assert result.skipped == [skipped]
-        assert [line.contender for line in result.lines] == ["ours"]
+        assert [line.contender.name for line in result.lines] == ["ours"]
 
     def test_machine_speed_drops_no_block_of_a_benchmark_that_it_does_not_matter_to(self) -> None:
         from benchlib.contest import Contender
@@ -244,6 +277,91 @@ class TestContest:
         assert closed == [True]
 
 
+@pytest.fixture(scope="module")
+def limits():  # type: ignore[no-untyped-def]
+    from benchlib import limits
+
+    try:
+        limits.compiled()
+    except limits.NoCompilerError as missing:
+        pytest.skip(str(missing))
+    return limits
+
+
+class TestTwin:
+    """The C twin of the ring and ours read each other's records, for more than a lap, with padding."""
+
+    ROUNDS = 10
+    RECORDS = 20
+
+    @pytest.fixture
+    def ring(self, name: str) -> Iterator[RingBuffer]:
+        with RingBuffer.create(name, capacity=1 << 13) as ring:
+            yield ring
+
+    @staticmethod
+    def place(ring: RingBuffer) -> tuple[str, int]:
+        offset, _ = ring._segment.section(SECTION_RING)
+        return ring.path, offset
+
+    def records(self, nbytes: int) -> list[bytes]:
+        return [bytes((number + k) % 256 for k in range(nbytes)) for number in range(self.RECORDS)]
+
+    @pytest.mark.parametrize("batch", [1, 4])
+    @pytest.mark.parametrize("nbytes", [1, 56, 57, 300])
+    def test_ring_reads_what_the_twin_put(self, limits, ring, nbytes: int, batch: int) -> None:  # type: ignore[no-untyped-def]
+        for _ in range(self.ROUNDS):
+            limits.run("fill", *self.place(ring), self.RECORDS, nbytes, batch)
+            assert ring.try_get_many() == self.records(nbytes)
+        assert ring.depth == 0
+
+    @pytest.mark.parametrize("batch", [1, 4])
+    @pytest.mark.parametrize("nbytes", [1, 56, 57, 300])
+    def test_twin_reads_what_the_ring_put(self, limits, ring, nbytes: int, batch: int) -> None:  # type: ignore[no-untyped-def]
+        records = self.records(nbytes)
+        for _ in range(self.ROUNDS):
+            for first in range(0, self.RECORDS, batch):
+                ring.put_many(records[first : first + batch])
+            limits.run("drain", *self.place(ring), self.RECORDS, nbytes)
+        assert ring.depth == 0
+
+
+class TestInstructions:
+    def recorded(self, **counts: float) -> dict[str, dict[str, float]]:
+        return {name: {"instructions": value} for name, value in counts.items()}
+
+    def test_more_than_three_percent_is_wrong_and_less_is_reported(self) -> None:
+        from count_instructions import compare
+
+        before = self.recorded(same=100, more=100, less=100, within=100)
+        wrong, better = compare({"same": 100, "more": 103.1, "less": 96.9, "within": 102.9, "new": 1}, before)
+        assert [line.partition(":")[0] for line in wrong] == ["more", "new"]
+        assert [line.partition(":")[0] for line in better] == ["less"]
+
+    def test_raised_number_needs_a_reason_which_is_kept_beside_it(self) -> None:
+        from count_instructions import updated
+
+        with pytest.raises(SystemExit, match=r"needs its reason(.|\n)*a: from 100.0 to 110.0"):
+            updated(self.recorded(a=100), {"a": 110.0}, None)
+        assert updated(self.recorded(a=100), {"a": 110.0}, "checks more") == {
+            "a": {"instructions": 110.0, "reason": "checks more"}
+        }
+
+    def test_number_is_lowered_at_once_and_not_raised_in_small_steps(self) -> None:
+        from count_instructions import updated
+
+        assert updated(self.recorded(a=100, b=100), {"a": 99.0, "b": 102.0, "c": 5.0}, None) == self.recorded(
+            a=99.0, b=100, c=5.0
+        )
+
+    def test_operations_of_the_baselines_are_those_that_are_counted(self) -> None:
+        from benchlib.hot_operations import OPERATIONS
+        from count_instructions import load
+
+        for baseline in load()["baselines"]:
+            assert list(baseline["counts"]) == list(OPERATIONS)
+
+
 def run_bench(*arguments: object) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, str(SCRIPTS / "bench.py"), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=dict(os.environ))
@@ -260,7 +378,13 @@ class TestCommand:
         assert (ours["contender"], pipe["contender"]) == ("fastcomm ring", "mp.Pipe")
         assert ours["median"] > 0
         assert ours["ratios"]["mp.Pipe"] == pytest.approx(ours["median"] / pipe["median"])
-        assert ours["kept"] + ours["dropped"] >= 3
+        assert ours["quiet_blocks"] + ours["dropped_blocks"] >= 3
+        assert (content["schema"], ours["name"], ours["role"]) == (1, "ring put+get", "ours")
+        assert ours["best_peer"] == {
+            "name": "mp.Pipe",
+            "median": pipe["median"],
+            "ratio": ours["ratios"]["mp.Pipe"],
+        }
         assert (ours["unit"], ours["payload"], content["failed"]) == ("us", 512, {})
         assert len(content["lines"]) + len(content["skipped"]) == 3
 

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from benchlib.processes import context
-from fastcomm import Bus, RingBuffer
+from fastcomm import Bus, Queue, RingBuffer
 from fastcomm.testing import isolated_name
 
 CAPACITY = 1 << 20  # bytes of a ring or an inbox where throughput is measured
@@ -40,6 +40,21 @@ class RingChannel:
 
     def receiver(self) -> Receive:
         return self.ring.get
+
+
+class OurQueueChannel:
+    """fastcomm.Queue: put and get of pickled objects. Its handle is pickled by name."""
+
+    def __init__(self, stack: contextlib.ExitStack) -> None:
+        self.queue = Queue(capacity=CAPACITY)
+        stack.callback(self.queue.close)
+        stack.callback(self.queue.unlink)
+
+    def sender(self) -> Send:
+        return self.queue.put
+
+    def receiver(self) -> Receive:
+        return self.queue.get
 
 
 class BusChannel:
@@ -93,10 +108,15 @@ class QueueChannel:
 
 CHANNELS: dict[str, Callable[[contextlib.ExitStack], Channel]] = {
     "fastcomm ring": RingChannel,
+    "fastcomm Queue": OurQueueChannel,
     "fastcomm bus": BusChannel,
     "mp.Pipe": PipeChannel,
     "mp.Queue": QueueChannel,
 }
+
+
+def is_ours(name: str) -> bool:
+    return name.startswith("fastcomm")
 
 
 # ---- what workers do with them; each returns the function that the worker calls for a block
@@ -122,12 +142,12 @@ def produce(channel: Channel, payload: bytes) -> Callable[[int], None]:
     return block
 
 
-def produce_batches(ring: RingBuffer, payload: bytes, batch: int) -> Callable[[int], None]:
+def produce_batches(both: RingBuffer | Queue, payload: bytes, batch: int) -> Callable[[int], None]:
     items = [payload] * batch
 
     def block(count: int) -> None:
         for _ in range(count // batch):
-            ring.put_many(items)
+            both.put_many(items)
 
     return block
 

@@ -3,8 +3,8 @@
 import contextlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from benchlib.method import Block, Figures, Gate, Summary, interleave, summarise
 from benchlib.processes import ALL_CPUS, Placement, running_on
@@ -31,6 +31,9 @@ class Setting:
         return max(20, round(2 * self.block_seconds / gap))
 
 
+Role = Literal["ours", "peer", "limit"]  # a limit is what the machine allows, without Python or without us
+
+
 @dataclass(frozen=True)
 class Contender:
     """`measure()` is one block. `waiting`: a receiver "spins", "sleeps" or "polls"; "" if none waits."""
@@ -38,6 +41,7 @@ class Contender:
     name: str
     waiting: str
     measure: Callable[[], Figures]
+    role: Role = "peer"
 
 
 @dataclass(frozen=True)
@@ -70,28 +74,64 @@ class Contest:
     gated: bool = True
     needs_two_cpus: bool = False
 
+    @property
+    def more_is_better(self) -> bool:
+        """Of rates; of times and sizes it is less."""
+        return self.unit.endswith("/s")
+
     def count_rounds(self, setting: Setting) -> int:
         return setting.rounds if self.rounds is None else self.rounds[0 if setting.quick else 1]
 
 
 @dataclass(frozen=True)
-class Line:
-    """A figure of one contender. `ratios`: this median over that of each other contender, in the same run."""
+class Ratio:
+    """The median of a line over that of another contender, in the same run."""
 
-    benchmark: str
-    measured: str
+    name: str
+    median: float
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Line:
+    """A figure of one contender.
+
+    `ratios`: to each other contender. Of ours also `limit` and `best_peer`: to the best limit and the best
+    peer; None if there was none.
+    """
+
+    contest: Contest
     statistic: str
-    contender: str
+    contender: Contender
     pinned: bool
-    waiting: str
-    payload: int | None
-    unit: str
     summary: Summary
     ratios: dict[str, float]
+    limit: Ratio | None
+    best_peer: Ratio | None
 
     def as_json(self) -> dict[str, Any]:
-        fields = asdict(self)
-        return fields | fields.pop("summary")
+        """docs/benchmarks.md describes it."""
+        summary = self.summary
+        return {
+            "name": self.contest.name,
+            "statistic": self.statistic,
+            "contender": self.contender.name,
+            "role": self.contender.role,
+            "measured": self.contest.measured,
+            "payload": self.contest.payload,
+            "waiting": self.contender.waiting,
+            "pinned": self.pinned,
+            "unit": self.contest.unit,
+            "better": "more" if self.contest.more_is_better else "less",
+            "median": summary.median,
+            "spread": [summary.low, summary.high],
+            "quiet_blocks": summary.kept,
+            "dropped_blocks": summary.dropped,
+            "noisy": summary.noisy,
+            "limit": self.limit and vars(self.limit),
+            "best_peer": self.best_peer and vars(self.best_peer),
+            "ratios": self.ratios,
+        }
 
 
 @dataclass(frozen=True)
@@ -126,25 +166,30 @@ def lines_of(
     lines = []
     for statistic in statistics:
         summaries = {name: summarise(own, statistic, gate) for name, own in by_name.items()}
+        best_of = {role: best(contest, contenders, role, summaries) for role in ("limit", "peer")}
         for one in contenders:
-            lines.append(
-                Line(
-                    contest.name,
-                    contest.measured,
-                    statistic,
-                    one.name,
-                    setting.placement.pinned,
-                    one.waiting,
-                    contest.payload,
-                    contest.unit,
-                    summaries[one.name],
-                    ratios(one.name, summaries),
-                )
+            ratios = ratios_of(one.name, summaries)
+            limit, peer = (
+                Ratio(name, summaries[name].median, ratios[name])
+                if one.role == "ours" and name in ratios
+                else None
+                for name in (best_of["limit"], best_of["peer"])
             )
+            pinned = setting.placement.pinned
+            lines.append(Line(contest, statistic, one, pinned, summaries[one.name], ratios, limit, peer))
     return lines
 
 
-def ratios(name: str, summaries: dict[str, Summary]) -> dict[str, float]:
+def best(
+    contest: Contest, contenders: Sequence[Contender], role: str, summaries: dict[str, Summary]
+) -> str | None:
+    """Name of the contender in that role with the best median."""
+    names = [one.name for one in contenders if one.role == role]
+    choose = max if contest.more_is_better else min
+    return choose(names, key=lambda name: summaries[name].median, default=None)
+
+
+def ratios_of(name: str, summaries: dict[str, Summary]) -> dict[str, float]:
     mine = summaries[name].median
     return {
         other: mine / summary.median

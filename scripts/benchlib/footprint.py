@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
+from benchlib.channels import is_ours
 from benchlib.contest import Contender, Contenders, Contest, Setting
 from benchlib.method import Figures
 from fastcomm import Bus
@@ -32,7 +33,10 @@ IMPORTS = {
 def imports(setting: Setting, stack: contextlib.ExitStack) -> Contenders:
     for code in IMPORTS.values():
         run_python(code)  # into the page cache, and compiled to .pyc
-    return [Contender(name, "", partial(time_over_bare, code)) for name, code in IMPORTS.items()]
+    return [
+        Contender(name, "", partial(time_over_bare, code), "ours" if is_ours(name) else "peer")
+        for name, code in IMPORTS.items()
+    ]
 
 
 def time_over_bare(code: str) -> Figures:
@@ -55,7 +59,7 @@ def run_python(code: str) -> float:
 
 
 def memory(setting: Setting, stack: contextlib.ExitStack) -> Contenders:
-    return [Contender("fastcomm bus", "sleeps", join_hundred)]
+    return [Contender("fastcomm bus", "sleeps", join_hundred, "ours")]
 
 
 def join_hundred() -> Figures:

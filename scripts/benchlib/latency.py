@@ -6,6 +6,7 @@ import itertools
 import os
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 from benchlib import limits
@@ -18,10 +19,11 @@ from benchlib.channels import (
     Send,
     consume_stamped,
     echo,
+    is_ours,
     stamp_of,
     stamped,
 )
-from benchlib.contest import Contender, Contenders, Contest, Setting, Skipped
+from benchlib.contest import Contender, Contenders, Contest, Setting
 from benchlib.method import Figures, calibrate, percentiles
 from benchlib.processes import Worker
 
@@ -37,7 +39,7 @@ NS_TO_US = 1e-3
 
 def spinning(setting: Setting, stack: contextlib.ExitStack) -> Contenders:
     contenders = [ping_pong(name, setting, stack) for name in CHANNELS]
-    return [*contenders, spinning_limit(setting)]
+    return [*contenders, *spinning_limits(setting)]
 
 
 def ping_pong(name: str, setting: Setting, stack: contextlib.ExitStack) -> Contender:
@@ -53,7 +55,8 @@ def ping_pong(name: str, setting: Setting, stack: contextlib.ExitStack) -> Conte
         return figures
 
     count = calibrate(exchange, 100, setting.block_seconds)
-    return Contender(name, "spins" if name.startswith("fastcomm") else "sleeps", lambda: exchange(count))
+    waiting = "spins" if is_ours(name) else "sleeps"
+    return Contender(name, waiting, lambda: exchange(count), "ours" if is_ours(name) else "peer")
 
 
 def time_round_trips(send: Send, receive: Callable[[], bytes], count: int) -> Figures:
@@ -68,13 +71,17 @@ def time_round_trips(send: Send, receive: Callable[[], bytes], count: int) -> Fi
     return percentiles(trips, PERCENTS_SPINNING, NS_TO_US / 2)
 
 
-def spinning_limit(setting: Setting) -> Contender | Skipped:
+def spinning_limits(setting: Setting) -> Contenders:
     rounds = 20_000 if setting.quick else 200_000
-    pair = limits.cpus(setting.placement)
     statistics = tuple(f"p{percent}" for percent in PERCENTS_SPINNING)
-    return limits.contender(
-        "C cell", "spins", lambda: limits.only(limits.run("spin", rounds, *pair), statistics, NS_TO_US)
-    )
+    commands: dict[str, tuple[object, ...]] = {
+        "C cell": ("cell", rounds),
+        "C twin": ("ping", rounds, PAYLOAD),
+    }
+    return [
+        limits.limit(name, "spins", setting.placement, *command, statistics=statistics, scale=NS_TO_US)
+        for name, command in commands.items()
+    ]
 
 
 # ---- the receiver sleeps: from just before the send to just after the receipt
@@ -84,7 +91,7 @@ def sleeping(setting: Setting, stack: contextlib.ExitStack) -> Contenders:
     contenders = [
         stamped_sends(name, CHANNELS[name](stack), consume_stamped, setting, stack) for name in CHANNELS
     ]
-    return [*contenders, sleeping_limit(setting)]
+    return [*contenders, *sleeping_limits(setting)]
 
 
 def stamped_sends(
@@ -102,16 +109,20 @@ def stamped_sends(
         return percentiles(worker.result(), PERCENTS_SLEEPING, NS_TO_US)
 
     measure()
-    return Contender(name, "sleeps", measure)
+    return Contender(name, "sleeps", measure, "ours" if is_ours(name) else "peer")
 
 
-def sleeping_limit(setting: Setting) -> Contender | Skipped:
-    pair = limits.cpus(setting.placement)
-    arguments = ("futex", setting.messages(GAP_SECONDS), round(GAP_SECONDS * 1e6), *pair)
+def sleeping_limits(setting: Setting) -> Contenders:
+    messages, gap_us = setting.messages(GAP_SECONDS), round(GAP_SECONDS * 1e6)
     statistics = tuple(f"p{percent}" for percent in PERCENTS_SLEEPING)
-    return limits.contender(
-        "C futex", "sleeps", lambda: limits.only(limits.run(*arguments), statistics, NS_TO_US)
-    )
+    commands: dict[str, tuple[object, ...]] = {
+        "C futex": ("futex", messages, gap_us),
+        "C twin": ("knock", messages, gap_us, PAYLOAD),
+    }
+    return [
+        limits.limit(name, "sleeps", setting.placement, *command, statistics=statistics, scale=NS_TO_US)
+        for name, command in commands.items()
+    ]
 
 
 # ---- the receiver is a coroutine in an idle event loop
@@ -121,7 +132,10 @@ def in_asyncio(setting: Setting, stack: contextlib.ExitStack) -> Contenders:
     return [
         stamped_sends("fastcomm ring", RingChannel(stack), consume_ring_async, setting, stack),
         stamped_sends("fastcomm bus", BusChannel(stack), consume_bus_async, setting, stack),
-        stamped_sends("asyncio reader", RawPipeChannel(stack), consume_pipe_async, setting, stack),
+        replace(
+            stamped_sends("asyncio reader", RawPipeChannel(stack), consume_pipe_async, setting, stack),
+            role="limit",
+        ),
     ]
 
 

@@ -1,49 +1,61 @@
 /* What the machine allows without Python: the limits that benchmarks compare with. Prints one JSON object.
  *
- *     limits spin    ROUNDS CPU CPU          hands a 64-byte cell to and fro, both sides spin; one way, ns
- *     limits futex   MESSAGES GAP_US CPU CPU stores a stamp and wakes a sleeper after each gap; ns to its clock read
- *     limits ring    RECORDS BYTES BATCH CPU CPU
- *                                            copies records through a plain ring whose indices move by BATCH, both
- *                                            sides spin; records a second, the median of PARTS equal parts: a
- *                                            spinner that is preempted stops both
- *     limits copy    RECORDS BYTES           the same ring, put and get in one thread; ns for both
+ *     limits cell   ROUNDS CPU...          hands a 64-byte cell to and fro, both sides spin; one way, ns
+ *     limits futex  MESSAGES GAP_US CPU... stores a stamp and wakes a sleeper after each gap; ns to its clock
  *
- * CPU -1: not pinned. The other process is a fork, ended by the kernel if this one dies first.
+ * Through the C twin of the ring (twin.h), records of BYTES each copied in and out:
+ *
+ *     limits ping   ROUNDS BYTES CPU...    to and fro through two rings; one way, ns
+ *     limits knock  MESSAGES GAP_US BYTES CPU...
+ *                                          a stamp after each gap; ns until it was received
+ *     limits ring   RECORDS BYTES BATCH PRODUCERS CPU...
+ *                                          records a second, from the first to the last received. BATCH 1:
+ *                                          one call a record; else put BATCH at a time, take what is there
+ *     limits fan    RECORDS BYTES CONSUMERS CPU...
+ *                                          each record into a ring of each consumer; deliveries a second
+ *     limits copy   RECORDS BYTES CPU...   put and get in one thread; ns for both
+ *
+ * For a test, with the ring OFFSET bytes into the file PATH; record i holds i, i + 1, ... (mod 256):
+ *
+ *     limits fill   PATH OFFSET RECORDS BYTES BATCH
+ *     limits drain  PATH OFFSET RECORDS BYTES
+ *                                          exit status 1 if a record is not what it should be
+ *
+ * The first CPU is the measuring process's, the others take turns on the rest; none: not pinned. Other
+ * processes are forks, ended by the kernel if this one dies.
  */
 #define _GNU_SOURCE
-#include <linux/futex.h>
+#include "twin.h"
+
+#include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
-#include <stdatomic.h>
-#include <stdint.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/syscall.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
 
-enum { CELL = 64, SLOTS = 1024, MAX_BYTES = 1016, MAX_SAMPLES = 1 << 20, PARTS = 500, MAX_BATCH = 128 };
+enum { CELLS = 1 << 14, GET_LIMIT = 1024, MAX_BYTES = 4096, MAX_SAMPLES = 1 << 20, MAX_PROCESSES = 16 };
 
 typedef struct {
-    _Alignas(CELL) _Atomic uint64_t turn;
-    uint8_t payload[CELL - sizeof(uint64_t)];
+    _Alignas(FC_CELL) uint64_t turn;
+    uint8_t payload[FC_CELL - sizeof(uint64_t)];
 } cell_t;
 
 typedef struct {
     cell_t there, back;
-    _Alignas(CELL) _Atomic uint32_t bell;
-    _Atomic int64_t sent_at;
-    _Alignas(2 * CELL) _Atomic uint64_t tail;
-    _Alignas(2 * CELL) _Atomic uint64_t head;
-    _Alignas(CELL) uint8_t slots[SLOTS * (MAX_BYTES + 8)];
+    _Alignas(FC_CELL) uint32_t bell;
+    uint64_t sent_at;
+    _Alignas(FC_CELL) uint32_t ready;
+    uint64_t ended_at[MAX_PROCESSES];
     int64_t samples[MAX_SAMPLES];
 } shared_t;
 
 static shared_t *shared;
+static char **cpus; /* as arguments */
+static int cpu_count;
+static uint8_t payload[MAX_BYTES], received[MAX_BYTES];
 
 static void fail(const char *what)
 {
@@ -51,34 +63,37 @@ static void fail(const char *what)
     exit(1);
 }
 
-static int64_t now_ns(void)
+static void *map_shared(size_t size)
 {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1000000000LL + t.tv_nsec;
+    void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+    if (memory == MAP_FAILED)
+        fail("mmap");
+    return memory;
 }
 
-static void pin(int cpu)
+static uint8_t *new_ring(void)
+{
+    uint8_t *memory = map_shared(FC_RING_BYTES(CELLS));
+    format_ring(memory, CELLS);
+    return memory;
+}
+
+/* ------------------------------------------------------------------------------------------- processes -- */
+
+/* Number 0 is the measuring process. */
+static void pin(int process)
 {
     cpu_set_t set;
-    if (cpu < 0)
+    if (cpu_count < 2)
         return;
     CPU_ZERO(&set);
-    CPU_SET(cpu, &set);
+    CPU_SET(atoi(cpus[process ? 1 + (process - 1) % (cpu_count - 1) : 0]), &set);
     if (sched_setaffinity(0, sizeof set, &set))
         fail("sched_setaffinity");
 }
 
-static inline void relax(void)
-{
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield");
-#endif
-}
-
-static pid_t fork_onto(int cpu)
+/* 0 in the child. */
+static pid_t fork_process(int number)
 {
     pid_t parent = getpid(), child = fork();
     if (child < 0)
@@ -87,17 +102,20 @@ static pid_t fork_onto(int cpu)
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         if (getppid() != parent)
             _exit(1);
-        pin(cpu);
+        pin(number);
     }
     return child;
 }
 
-static void join(pid_t child)
+static void join(int children)
 {
     int status;
-    if (waitpid(child, &status, 0) < 0 || status)
-        fail("the other process");
+    while (children--)
+        if (wait(&status) < 0 || status)
+            fail("another process");
 }
+
+/* ----------------------------------------------------------------------------------------- percentiles -- */
 
 static int by_size(const void *a, const void *b)
 {
@@ -114,185 +132,310 @@ static long long percentile(int64_t n, int64_t percent)
 static void print_percentiles(int64_t n)
 {
     qsort(shared->samples, n, sizeof(int64_t), by_size);
-    printf("{\"p50\": %lld, \"p95\": %lld, \"p99\": %lld}\n", percentile(n, 50), percentile(n, 95), percentile(n, 99));
+    printf("{\"p50\": %lld, \"p95\": %lld, \"p99\": %lld}\n", percentile(n, 50), percentile(n, 95),
+           percentile(n, 99));
 }
 
-/* Copies the 56 bytes in and out as a message would be; the turn is the last word of the cell to be written. */
-static void hand_over(cell_t *cell, uint64_t turn, const uint8_t *payload)
+static void print_rate(int64_t records, int64_t started, int64_t ended)
+{
+    printf("{\"\": %.1f}\n", records * 1e9 / (ended - started));
+}
+
+/* -------------------------------------------------------------------------------- without any protocol -- */
+
+/* Copies the 56 bytes in and out as a message would be; the turn is written last. */
+static void hand_over(cell_t *cell, uint64_t turn)
 {
     memcpy(cell->payload, payload, sizeof cell->payload);
-    atomic_store_explicit(&cell->turn, turn, memory_order_release);
+    fc_store_release_u64(&cell->turn, turn);
 }
 
-static void take_over(cell_t *cell, uint64_t turn, uint8_t *payload)
+static void take_over(cell_t *cell, uint64_t turn)
 {
-    while (atomic_load_explicit(&cell->turn, memory_order_acquire) != turn)
-        relax();
-    memcpy(payload, cell->payload, sizeof cell->payload);
+    while (fc_load_acquire_u64(&cell->turn) != turn)
+        fc_pause();
+    memcpy(received, cell->payload, sizeof cell->payload);
 }
 
-static void spin(int64_t rounds, int here, int there)
+static void measure_cell(int64_t rounds)
 {
-    uint8_t payload[CELL] = {1};
     int64_t started, now;
-    pid_t child = fork_onto(there);
-    if (child == 0) {
+    if (fork_process(1) == 0) {
         for (int64_t i = 1; i <= rounds; i++) {
-            take_over(&shared->there, i, payload);
-            hand_over(&shared->back, i, payload);
+            take_over(&shared->there, i);
+            hand_over(&shared->back, i);
         }
         _exit(0);
     }
-    pin(here);
-    started = now_ns();
+    pin(0);
+    started = fc_monotonic_ns();
     for (int64_t i = 1; i <= rounds; i++) {
-        hand_over(&shared->there, i, payload);
-        take_over(&shared->back, i, payload);
-        now = now_ns();
+        hand_over(&shared->there, i);
+        take_over(&shared->back, i);
+        now = fc_monotonic_ns();
         shared->samples[i - 1] = (now - started) / 2;
         started = now;
     }
-    join(child);
+    join(1);
     print_percentiles(rounds);
 }
 
-static void sleep_for_bells(int64_t messages)
-{
-    for (uint32_t seen = 0; seen < messages; seen++) {
-        while (atomic_load_explicit(&shared->bell, memory_order_acquire) == seen)
-            syscall(SYS_futex, &shared->bell, FUTEX_WAIT, seen, NULL, NULL, 0);
-        shared->samples[seen] = now_ns() - atomic_load_explicit(&shared->sent_at, memory_order_relaxed);
-    }
-    _exit(0);
-}
-
-static void futex(int64_t messages, long gap_us, int here, int there)
+static void measure_futex(int64_t messages, int64_t gap_us)
 {
     struct timespec gap = {gap_us / 1000000, gap_us % 1000000 * 1000};
-    pid_t child = fork_onto(there);
-    if (child == 0)
-        sleep_for_bells(messages);
-    pin(here);
+    if (fork_process(1) == 0) {
+        for (uint32_t seen = 0; seen < messages; seen++) {
+            while (fc_load_acquire_u32(&shared->bell) == seen)
+                syscall(SYS_futex, &shared->bell, FUTEX_WAIT, seen, NULL, NULL, 0);
+            shared->samples[seen] = fc_monotonic_ns() - (int64_t)fc_load_relaxed_u64(&shared->sent_at);
+        }
+        _exit(0);
+    }
+    pin(0);
     for (int64_t i = 0; i < messages; i++) {
         nanosleep(&gap, NULL);
-        atomic_store_explicit(&shared->sent_at, now_ns(), memory_order_relaxed);
-        atomic_fetch_add_explicit(&shared->bell, 1, memory_order_release);
-        syscall(SYS_futex, &shared->bell, FUTEX_WAKE, 1, NULL, NULL, 0);
+        fc_store_relaxed_u64(&shared->sent_at, fc_monotonic_ns());
+        fc_fetch_add_seqcst_u32(&shared->bell, 1);
+        fc_futex_wake_all(&shared->bell);
     }
-    join(child);
+    join(1);
     print_percentiles(messages);
 }
 
-/* One side of the textbook ring: one producer, one consumer, each with a cached copy of the other's index. */
-typedef struct {
-    uint64_t mine, theirs, size, batch, stride;
-} side_t;
+/* ------------------------------------------------------------------------------------ through the twin -- */
 
-static side_t new_side(uint64_t size, uint64_t batch)
+static void put(ring_t *ring, uint32_t nbytes)
 {
-    return (side_t){.size = size, .batch = batch, .stride = (size + 8 + CELL - 1) / CELL * CELL};
+    record_t record = {payload, nbytes, cells_of(nbytes)};
+    put_many(ring, &record, 1);
 }
 
-static inline uint8_t *slot_of(const side_t *side)
+static void measure_ping(int64_t rounds, uint32_t nbytes)
 {
-    return shared->slots + side->mine % SLOTS * side->stride;
-}
-
-static inline int put(side_t *side, const uint8_t *record)
-{
-    uint8_t *slot = slot_of(side);
-    if (side->mine - side->theirs == SLOTS) {
-        side->theirs = atomic_load_explicit(&shared->head, memory_order_acquire);
-        if (side->mine - side->theirs == SLOTS)
-            return 0;
-    }
-    memcpy(slot, &side->size, 8);
-    memcpy(slot + 8, record, side->size);
-    if (++side->mine % side->batch == 0)
-        atomic_store_explicit(&shared->tail, side->mine, memory_order_release);
-    return 1;
-}
-
-static inline int get(side_t *side, uint8_t *record)
-{
-    const uint8_t *slot = slot_of(side);
-    uint64_t size;
-    if (side->mine == side->theirs) {
-        side->theirs = atomic_load_explicit(&shared->tail, memory_order_acquire);
-        if (side->mine == side->theirs)
-            return 0;
-    }
-    memcpy(&size, slot, 8);
-    memcpy(record, slot + 8, size);
-    if (++side->mine % side->batch == 0)
-        atomic_store_explicit(&shared->head, side->mine, memory_order_release);
-    return 1;
-}
-
-static void ring(int64_t records, side_t side, int here, int there)
-{
-    uint8_t record[MAX_BYTES] = {1};
-    int64_t part = records / PARTS / side.batch * side.batch, started = 0, now;
-    pid_t child = fork_onto(there);
-    if (child == 0) {
-        for (int64_t i = 0; i < part * PARTS + (int64_t)side.batch; i++)
-            while (!put(&side, record))
-                relax();
+    uint8_t *first = new_ring(), *second = new_ring();
+    int64_t started, now;
+    if (fork_process(1) == 0) {
+        ring_t out = open_ring(second, 2), in = open_ring(first, 2);
+        for (int64_t i = 0; i < rounds; i++) {
+            get_many(&in, received, 1);
+            put(&out, nbytes);
+        }
         _exit(0);
     }
-    pin(here);
-    for (int64_t i = 0; i <= part * PARTS; i++) {
-        while (!get(&side, record))
-            relax();
-        if (i % part == 0) {
-            now = now_ns();
-            if (i)
-                shared->samples[i / part - 1] = now - started;
-            started = now;
-        }
+    ring_t out = open_ring(first, 1), in = open_ring(second, 1);
+    pin(0);
+    started = fc_monotonic_ns();
+    for (int64_t i = 0; i < rounds; i++) {
+        put(&out, nbytes);
+        get_many(&in, received, 1);
+        now = fc_monotonic_ns();
+        shared->samples[i] = (now - started) / 2;
+        started = now;
     }
-    join(child);
-    qsort(shared->samples, PARTS, sizeof(int64_t), by_size);
-    printf("{\"\": %.1f}\n", part * 1e9 / percentile(PARTS, 50));
+    join(1);
+    print_percentiles(rounds);
 }
 
-static void copy(int64_t records, uint64_t size)
+static void measure_knock(int64_t messages, int64_t gap_us, uint32_t nbytes)
 {
-    uint8_t record[MAX_BYTES] = {1};
-    side_t producer = new_side(size, 1), consumer = producer;
-    int64_t started = now_ns();
-    for (int64_t i = 0; i < records; i++)
-        if (!put(&producer, record) || !get(&consumer, record))
-            abort();
-    printf("{\"\": %.3f}\n", (double)(now_ns() - started) / records);
+    struct timespec gap = {gap_us / 1000000, gap_us % 1000000 * 1000};
+    uint8_t *memory = new_ring();
+    int64_t stamp;
+    if (fork_process(1) == 0) {
+        ring_t ring = open_ring(memory, 2);
+        for (int64_t i = 0; i < messages; i++) {
+            get_many(&ring, received, 1);
+            memcpy(&stamp, received, sizeof stamp);
+            shared->samples[i] = fc_monotonic_ns() - stamp;
+        }
+        _exit(0);
+    }
+    ring_t ring = open_ring(memory, 1);
+    pin(0);
+    for (int64_t i = 0; i < messages; i++) {
+        nanosleep(&gap, NULL);
+        stamp = fc_monotonic_ns();
+        memcpy(payload, &stamp, sizeof stamp);
+        put(&ring, nbytes);
+    }
+    join(1);
+    print_percentiles(messages);
 }
+
+static void produce(ring_t *ring, int64_t records, uint32_t nbytes, size_t batch)
+{
+    record_t run[MAX_BATCH];
+    for (size_t i = 0; i < batch; i++)
+        run[i] = (record_t){payload, nbytes, cells_of(nbytes)};
+    for (int64_t i = 0; i < records; i += batch)
+        put_many(ring, run, batch);
+}
+
+static void measure_ring(int64_t records, uint32_t nbytes, size_t batch, int producers)
+{
+    uint8_t *memory = new_ring();
+    int64_t each = records / producers / batch * batch, left = each * producers, first, started;
+    for (int i = 0; i < producers; i++)
+        if (fork_process(1 + i) == 0) {
+            ring_t ring = open_ring(memory, i + 2);
+            produce(&ring, each, nbytes, batch);
+            _exit(0);
+        }
+    ring_t ring = open_ring(memory, 1);
+    ring.patience = LAZY;
+    pin(0);
+    left -= get_many(&ring, received, batch > 1 ? GET_LIMIT : 1);
+    first = left;
+    started = fc_monotonic_ns();
+    while (left > 0)
+        left -= get_many(&ring, received, batch > 1 ? GET_LIMIT : 1);
+    print_rate(first, started, fc_monotonic_ns());
+    join(producers);
+}
+
+static void measure_fan(int64_t records, uint32_t nbytes, int consumers)
+{
+    uint8_t *memories[MAX_PROCESSES];
+    ring_t rings[MAX_PROCESSES];
+    int64_t started, ended = 0;
+    for (int i = 0; i < consumers; i++) {
+        memories[i] = new_ring();
+        rings[i] = open_ring(memories[i], 1);
+    }
+    for (int i = 0; i < consumers; i++)
+        if (fork_process(1 + i) == 0) {
+            ring_t ring = open_ring(memories[i], 2);
+            ring.patience = LAZY;
+            fc_fetch_add_seqcst_u32(&shared->ready, 1);
+            for (int64_t left = records; left > 0; left--)
+                get_many(&ring, received, 1);
+            shared->ended_at[i] = fc_monotonic_ns();
+            _exit(0);
+        }
+    pin(0);
+    while (fc_load_acquire_u32(&shared->ready) < (uint32_t)consumers)
+        sched_yield();
+    started = fc_monotonic_ns();
+    for (int64_t i = 0; i < records; i++)
+        for (int k = 0; k < consumers; k++)
+            put(&rings[k], nbytes);
+    join(consumers);
+    for (int i = 0; i < consumers; i++)
+        if ((int64_t)shared->ended_at[i] > ended)
+            ended = shared->ended_at[i];
+    print_rate(records * consumers, started, ended);
+}
+
+static void measure_copy(int64_t records, uint32_t nbytes)
+{
+    ring_t producer, consumer;
+    uint8_t *memory = new_ring();
+    int64_t started;
+    producer = open_ring(memory, 1);
+    consumer = producer;
+    pin(0);
+    started = fc_monotonic_ns();
+    for (int64_t i = 0; i < records; i++) {
+        put(&producer, nbytes);
+        get_many(&consumer, received, 1);
+    }
+    printf("{\"\": %.3f}\n", (double)(fc_monotonic_ns() - started) / records);
+}
+
+/* ------------------------------------------------------------------------- a ring that others laid out -- */
+
+static ring_t ring_in_file(const char *path, size_t offset)
+{
+    struct stat status;
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    if (fd < 0 || fstat(fd, &status))
+        fail(path);
+    uint8_t *memory = mmap(NULL, status.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (memory == MAP_FAILED)
+        fail("mmap");
+    return open_ring(memory + offset, 2);
+}
+
+static void describe(uint8_t *bytes, uint32_t nbytes, int64_t i)
+{
+    for (uint32_t k = 0; k < nbytes; k++)
+        bytes[k] = i + k;
+}
+
+static void fill(ring_t ring, int64_t records, uint32_t nbytes, size_t batch)
+{
+    static uint8_t bytes[MAX_BATCH][MAX_BYTES];
+    record_t run[MAX_BATCH];
+    for (int64_t i = 0; i < records; i += batch) {
+        for (size_t k = 0; k < batch; k++) {
+            describe(bytes[k], nbytes, i + k);
+            run[k] = (record_t){bytes[k], nbytes, cells_of(nbytes)};
+        }
+        put_many(&ring, run, batch);
+    }
+    printf("{\"\": %lld}\n", (long long)records);
+}
+
+static void drain(ring_t ring, int64_t records, uint32_t nbytes)
+{
+    uint8_t expected[MAX_BYTES];
+    for (int64_t i = 0; i < records; i++) {
+        describe(expected, nbytes, i);
+        get_many(&ring, received, 1);
+        if (memcmp(expected, received, nbytes))
+            fail("record");
+    }
+    printf("{\"\": %lld}\n", (long long)records);
+}
+
+/* ------------------------------------------------------------------------------------------------ main -- */
 
 static int64_t number(char **arguments, int i, int64_t low, int64_t high)
 {
     int64_t value = atoll(arguments[i]);
     if (value < low || value > high) {
-        fprintf(stderr, "argument %d is %lld; it must be %lld to %lld\n", i, (long long)value, (long long)low, (long long)high);
+        fprintf(stderr, "argument %d is %s; it must be %lld to %lld\n", i, arguments[i], (long long)low,
+                (long long)high);
         exit(2);
     }
     return value;
 }
 
+/* Whether the command is `name` with so many arguments; what follows them are CPUs. */
+static int is(int argc, char **argv, const char *name, int arguments)
+{
+    if (argc < 2 + arguments || strcmp(argv[1], name))
+        return 0;
+    cpus = argv + 2 + arguments;
+    cpu_count = argc - 2 - arguments;
+    return 1;
+}
+
 int main(int argc, char **argv)
 {
-    const char *what = argc > 1 ? argv[1] : "";
-    shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-    if (shared == MAP_FAILED)
-        fail("mmap");
-    if (!strcmp(what, "spin") && argc == 5)
-        spin(number(argv, 2, 1, MAX_SAMPLES), atoi(argv[3]), atoi(argv[4]));
-    else if (!strcmp(what, "futex") && argc == 6)
-        futex(number(argv, 2, 1, MAX_SAMPLES), number(argv, 3, 1, 1000000), atoi(argv[4]), atoi(argv[5]));
-    else if (!strcmp(what, "ring") && argc == 7)
-        ring(number(argv, 2, PARTS * MAX_BATCH, 1000000000),
-             new_side(number(argv, 3, 1, MAX_BYTES), number(argv, 4, 1, MAX_BATCH)), atoi(argv[5]), atoi(argv[6]));
-    else if (!strcmp(what, "copy") && argc == 4)
-        copy(number(argv, 2, 1, 1000000000), number(argv, 3, 1, MAX_BYTES));
+    const int64_t most = 1000000000;
+    shared = map_shared(sizeof *shared);
+#define IS(name, arguments) is(argc, argv, name, arguments)
+#define N(i, high) number(argv, 1 + i, 1, high)
+    if (IS("cell", 1))
+        measure_cell(N(1, MAX_SAMPLES));
+    else if (IS("futex", 2))
+        measure_futex(N(1, MAX_SAMPLES), N(2, 1000000));
+    else if (IS("ping", 2))
+        measure_ping(N(1, MAX_SAMPLES), N(2, MAX_BYTES));
+    else if (IS("knock", 3))
+        measure_knock(N(1, MAX_SAMPLES), N(2, 1000000), N(3, MAX_BYTES));
+    else if (IS("ring", 4))
+        measure_ring(N(1, most), N(2, MAX_BYTES), N(3, MAX_BATCH), N(4, MAX_PROCESSES));
+    else if (IS("fan", 3))
+        measure_fan(N(1, most), N(2, MAX_BYTES), N(3, MAX_PROCESSES));
+    else if (IS("copy", 2))
+        measure_copy(N(1, most), N(2, MAX_BYTES));
+    else if (IS("fill", 5))
+        fill(ring_in_file(argv[2], N(2, most)), N(3, most), N(4, MAX_BYTES), N(5, MAX_BATCH));
+    else if (IS("drain", 4))
+        drain(ring_in_file(argv[2], N(2, most)), N(3, most), N(4, MAX_BYTES));
     else
-        return fprintf(stderr, "usage: limits spin|futex|ring|copy ...; see the head of limits.c\n"), 2;
+        return fprintf(stderr, "usage: see the head of limits.c\n"), 2;
     return 0;
 }

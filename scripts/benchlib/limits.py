@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sysconfig
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 from benchlib.contest import Contender, Skipped
@@ -15,7 +14,8 @@ from benchlib.method import Figures
 from benchlib.processes import Placement
 
 SOURCE = Path(__file__).with_name("limits.c")
-FLAGS = ("-std=gnu11", "-O2", "-Wall", "-Wextra")
+HEADERS = Path(__file__).resolve().parents[2] / "fastcomm" / "_core" / "include"
+FLAGS = ("-std=gnu11", "-O3", "-Wall", "-Wextra", f"-I{HEADERS}")  # as setup.py compiles the package
 SECONDS_UNTIL_STUCK = 60.0
 
 
@@ -50,19 +50,30 @@ def run(*arguments: object) -> Figures:
     return figures
 
 
-def cpus(placement: Placement) -> tuple[int, int]:
-    """As limits.c takes them: -1 for not pinned."""
-    return (-1, -1) if placement.here is None else (placement.here, placement.there[0])
+def limit(
+    name: str,
+    waiting: str,
+    placement: Placement,
+    *arguments: object,
+    statistics: tuple[str, ...] = ("",),
+    scale: float = 1.0,
+) -> Contender | Skipped:
+    """A contender that runs the program with these arguments, or why there is none.
 
-
-def contender(name: str, waiting: str, measure: Callable[[], Figures]) -> Contender | Skipped:
-    """The limit as a contender, or why there is none."""
+    `statistics`: those of what it prints that count, each times `scale`.
+    """
     try:
         compiled()
     except NoCompilerError as missing:
         return Skipped(name, str(missing))
-    return Contender(name, waiting, measure)
+
+    def measure() -> Figures:
+        figures = run(*arguments, *cpus(placement))
+        return {statistic: figures[statistic] * scale for statistic in statistics}
+
+    return Contender(name, waiting, measure, "limit")
 
 
-def only(figures: Figures, statistics: tuple[str, ...], scale: float) -> Figures:
-    return {statistic: figures[statistic] * scale for statistic in statistics}
+def cpus(placement: Placement) -> tuple[int, ...]:
+    """As limits.c takes them: the measuring process's, then the others'; none if they are not pinned."""
+    return () if placement.here is None else (placement.here, *placement.there)

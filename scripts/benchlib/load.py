@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Protocol
 
-from benchlib.channels import stamp_of
+from benchlib.channels import is_ours, stamp_of
 from benchlib.contest import Contender, Contenders, Contest, Prepare, Setting
 from benchlib.method import Figures, percentiles
 from benchlib.processes import Worker, wake_on_time
@@ -242,7 +242,8 @@ def contenders(waiting: str, measure: Callable[[list[Worker], float], Figures]) 
             "Unix datagrams": crowd(bind_socket, folder, setting, stack),
         }
         return [
-            Contender(name, waiting, partial(measure, workers, seconds)) for name, workers in crowds.items()
+            Contender(name, waiting, partial(measure, workers, seconds), "ours" if is_ours(name) else "peer")
+            for name, workers in crowds.items()
         ]
 
     return prepare

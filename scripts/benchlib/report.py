@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import fastcomm
-from benchlib.contest import Line, Setting, Skipped
+from benchlib.contest import Line, Ratio, Setting, Skipped
 from benchlib.method import TOLERANCE, Gate
 from benchlib.processes import ALL_CPUS
 
@@ -23,9 +23,11 @@ HEADINGS = (
     "median",
     "quartiles",
     "unit",
-    "kept/dropped",
-    "ratio to",
+    "quiet/dropped",
+    "of the limit",
+    "of the best peer",
 )
+SCHEMA = 1  # of the JSON file; a key that is renamed, removed or means something else makes it one more
 NOISY = "?"  # after a median of blocks none of which could be kept
 
 
@@ -52,6 +54,7 @@ def document(
 ) -> dict[str, Any]:
     placement = setting.placement
     return {
+        "schema": SCHEMA,
         "machine": machine(),
         "method": {
             "quick": setting.quick,
@@ -72,21 +75,24 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def cells(line: Line) -> tuple[str, ...]:
-    summary = line.summary
+    contest, summary = line.contest, line.summary
     return (
-        line.contender,
-        line.waiting or "-",
+        line.contender.name,
+        line.contender.waiting or "-",
         "yes" if line.pinned else "no",
-        "-" if line.payload is None else str(line.payload),
+        "-" if contest.payload is None else str(contest.payload),
         line.statistic,
         number(summary.median) + (NOISY if summary.noisy else ""),
         f"{number(summary.low)} .. {number(summary.high)}",
-        line.unit,
+        contest.unit,
         f"{summary.kept}/{summary.dropped}",
-        ", ".join(f"{ratio:.3g} {other}" for other, ratio in line.ratios.items())
-        if line.contender.startswith("fastcomm")
-        else "",
+        to(line.limit),
+        to(line.best_peer),
     )
+
+
+def to(ratio: Ratio | None) -> str:
+    return "" if ratio is None else f"{ratio.ratio:.3g} {ratio.name}"
 
 
 def number(value: float) -> str:

@@ -11,16 +11,18 @@ from benchlib.channels import (
     JOIN_SECONDS,
     BusChannel,
     Channel,
+    OurQueueChannel,
     PipeChannel,
     RingChannel,
     consume,
+    is_ours,
     produce,
     produce_batches,
 )
 from benchlib.contest import Contender, Contenders, Contest, Setting, Skipped
 from benchlib.method import Figures, calibrate
 from benchlib.processes import Worker
-from fastcomm import RingBuffer
+from fastcomm import Queue, RingBuffer
 from fastcomm.testing import isolated_name
 
 ONE_THREAD_PAYLOAD = 512
@@ -57,14 +59,12 @@ def one_thread(
         return {"": (time.perf_counter_ns() - started) / count * 1e-3}
 
     count = calibrate(block, 1000, setting.block_seconds)
-    return Contender(name, "", lambda: block(count))
+    return Contender(name, "", lambda: block(count), "ours" if is_ours(name) else "peer")
 
 
 def copy_limit(setting: Setting) -> Contender | Skipped:
     count = 100_000 if setting.quick else 1_000_000
-    return limits.contender(
-        "C ring", "", lambda: limits.only(limits.run("copy", count, ONE_THREAD_PAYLOAD), ("",), 1e-3)
-    )
+    return limits.limit("C twin", "", setting.placement, "copy", count, ONE_THREAD_PAYLOAD, scale=1e-3)
 
 
 # ---- the measuring process consumes: messages a second from the first to the last
@@ -80,12 +80,12 @@ def receive_one_by_one(receive: Callable[[], bytes], workers: Sequence[Worker], 
     return finish(workers, (count - 1) / elapsed * 1e9)
 
 
-def receive_batches(ring: RingBuffer, workers: Sequence[Worker], count: int) -> Figures:
+def receive_batches(both: RingBuffer | Queue, workers: Sequence[Worker], count: int) -> Figures:
     start(workers, count)
-    first = received = len(ring.get_many())
+    first = received = len(both.get_many())
     started = time.perf_counter_ns()
     while received < count:
-        received += len(ring.get_many())
+        received += len(both.get_many())
     elapsed = time.perf_counter_ns() - started
     return finish(workers, (count - first) / elapsed * 1e9)
 
@@ -109,67 +109,96 @@ def by_call(
         stack.enter_context(Worker(setting.placement.cpu_of(i), produce, channel, bytes(PAYLOAD)))
         for i in range(producers)
     ]
-    waiting = "spins" if name.startswith("fastcomm") else "sleeps"
-    return paced(name, waiting, lambda count: receive_one_by_one(receive, workers, count), setting)
+    return paced(name, lambda count: receive_one_by_one(receive, workers, count), setting)
 
 
-def by_batch(producers: int, setting: Setting, stack: contextlib.ExitStack) -> Contender:
-    ring = RingChannel(stack).ring
+def by_batch(
+    name: str, both: RingBuffer | Queue, producers: int, setting: Setting, stack: contextlib.ExitStack
+) -> Contender:
     workers = [
-        stack.enter_context(Worker(setting.placement.cpu_of(i), produce_batches, ring, bytes(PAYLOAD), BATCH))
+        stack.enter_context(Worker(setting.placement.cpu_of(i), produce_batches, both, bytes(PAYLOAD), BATCH))
         for i in range(producers)
     ]
-    return paced("fastcomm ring", "spins", lambda count: receive_batches(ring, workers, count), setting)
+    return paced(name, lambda count: receive_batches(both, workers, count), setting)
 
 
-def paced(name: str, waiting: str, block: Callable[[int], Figures], setting: Setting) -> Contender:
+def paced(name: str, block: Callable[[int], Figures], setting: Setting) -> Contender:
     """A contender whose blocks last as long as they should, in whole batches of each producer."""
     unit = BATCH * PRODUCERS
     count = calibrate(block, unit, setting.block_seconds) // unit * unit
-    return Contender(name, waiting, lambda: block(count))
+    ours = is_ours(name)
+    return Contender(name, "spins" if ours else "sleeps", lambda: block(count), "ours" if ours else "peer")
 
 
-def ring_limit(setting: Setting, batch: int) -> Contender | Skipped:
-    """With one producer, also beside four: more can't be faster."""
-    count = 100_000 if setting.quick else 2_000_000
-    pair = limits.cpus(setting.placement)
-    return limits.contender("C ring", "spins", lambda: limits.run("ring", count, PAYLOAD, batch, *pair))
+def ring_limit(setting: Setting, batch: int, producers: int = 1) -> Contender | Skipped:
+    count = 100_000 if setting.quick else 1_000_000
+    return limits.limit("C twin", "spins", setting.placement, "ring", count, PAYLOAD, batch, producers)
 
 
 def one_to_one(setting: Setting, stack: contextlib.ExitStack) -> Contenders:
-    names = ("fastcomm ring", "mp.Pipe", "mp.Queue")
     return [
-        *(by_call(name, CHANNELS[name](stack), 1, setting, stack) for name in names),
+        *channels(("fastcomm ring", "mp.Pipe", "mp.Queue"), 1, setting, stack),
         ring_limit(setting, 1),
     ]
 
 
 def one_to_one_batches(setting: Setting, stack: contextlib.ExitStack) -> Contenders:
-    return [by_batch(1, setting, stack), ring_limit(setting, BATCH)]
+    return [
+        by_batch("fastcomm ring", RingChannel(stack).ring, 1, setting, stack),
+        ring_limit(setting, BATCH),
+    ]
 
 
 def four_to_one(setting: Setting, stack: contextlib.ExitStack) -> Contenders:
-    names = ("fastcomm ring", "mp.Queue")
-    return [by_call(name, CHANNELS[name](stack), PRODUCERS, setting, stack) for name in names]
+    return [
+        *channels(("fastcomm ring", "mp.Queue"), PRODUCERS, setting, stack),
+        ring_limit(setting, 1, PRODUCERS),
+    ]
 
 
 def four_to_one_batches(setting: Setting, stack: contextlib.ExitStack) -> Contenders:
-    return [by_batch(PRODUCERS, setting, stack), ring_limit(setting, BATCH)]
+    return [
+        by_batch("fastcomm ring", RingChannel(stack).ring, PRODUCERS, setting, stack),
+        ring_limit(setting, BATCH, PRODUCERS),
+    ]
+
+
+def queue_one_to_one(setting: Setting, stack: contextlib.ExitStack) -> Contenders:
+    return [*channels(("fastcomm Queue", "mp.Queue"), 1, setting, stack), ring_limit(setting, 1)]
+
+
+def queue_four_to_one(setting: Setting, stack: contextlib.ExitStack) -> Contenders:
+    return [
+        *channels(("fastcomm Queue", "mp.Queue"), PRODUCERS, setting, stack),
+        ring_limit(setting, 1, PRODUCERS),
+    ]
+
+
+def queue_one_to_one_batches(setting: Setting, stack: contextlib.ExitStack) -> Contenders:
+    return [
+        by_batch("fastcomm Queue", OurQueueChannel(stack).queue, 1, setting, stack),
+        ring_limit(setting, BATCH),
+    ]
 
 
 def bus_one_to_one(setting: Setting, stack: contextlib.ExitStack) -> Contenders:
-    peers = ("fastcomm ring", "mp.Pipe", "mp.Queue")
     return [
-        by_call("fastcomm bus", BusChannel(stack), 1, setting, stack),
-        *(by_call(name, CHANNELS[name](stack), 1, setting, stack) for name in peers),
+        *channels(("fastcomm bus", "fastcomm ring", "mp.Pipe", "mp.Queue"), 1, setting, stack),
+        ring_limit(setting, 1),
     ]
+
+
+def channels(
+    names: Sequence[str], producers: int, setting: Setting, stack: contextlib.ExitStack
+) -> Contenders:
+    return [by_call(name, CHANNELS[name](stack), producers, setting, stack) for name in names]
 
 
 # ---- the measuring process publishes to eight: deliveries a second until the last has its last
 
 
 def fan_out(setting: Setting, stack: contextlib.ExitStack) -> Contenders:
-    return [bus_fan_out(setting, stack), pipe_fan_out(setting, stack)]
+    return [bus_fan_out(setting, stack), pipe_fan_out(setting, stack), fan_out_limit(setting)]
 
 
 def bus_fan_out(setting: Setting, stack: contextlib.ExitStack) -> Contender:
@@ -183,7 +212,7 @@ def bus_fan_out(setting: Setting, stack: contextlib.ExitStack) -> Contender:
         for _ in range(count):
             agent.publish("bench.data", payload)
 
-    return paced("fastcomm bus", "spins", lambda count: deliver(send_all, workers, count), setting)
+    return paced("fastcomm bus", lambda count: deliver(send_all, workers, count), setting)
 
 
 def pipe_fan_out(setting: Setting, stack: contextlib.ExitStack) -> Contender:
@@ -197,7 +226,12 @@ def pipe_fan_out(setting: Setting, stack: contextlib.ExitStack) -> Contender:
             for send in sends:
                 send(payload)
 
-    return paced("mp.Pipe x 8", "sleeps", lambda count: deliver(send_all, workers, count), setting)
+    return paced("mp.Pipe x 8", lambda count: deliver(send_all, workers, count), setting)
+
+
+def fan_out_limit(setting: Setting) -> Contender | Skipped:
+    count = 10_000 if setting.quick else 50_000
+    return limits.limit("C twin x 8", "spins", setting.placement, "fan", count, PAYLOAD, FAN_OUT)
 
 
 def consumers(channels: Sequence[Channel], setting: Setting, stack: contextlib.ExitStack) -> list[Worker]:
@@ -236,6 +270,18 @@ CONTESTS = [
         four_to_one_batches,
         needs_two_cpus=True,
     ),
+    Contest(
+        "queue 1:1", "put and get, one call an item", "msg/s", PAYLOAD, queue_one_to_one, needs_two_cpus=True
+    ),
+    Contest(
+        "queue 1:1 batches",
+        f"put_many of {BATCH}, get_many",
+        "msg/s",
+        PAYLOAD,
+        queue_one_to_one_batches,
+        needs_two_cpus=True,
+    ),
+    Contest("queue 4:1", "put and get, one call an item", "msg/s", PAYLOAD, queue_four_to_one),
     Contest("bus 1:1", "publish to receive, one call a message", "msg/s", PAYLOAD, bus_one_to_one),
     Contest("bus 1:8", "deliveries, one call a message", "msg/s", PAYLOAD, fan_out),
 ]
