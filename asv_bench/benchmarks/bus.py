@@ -1,8 +1,10 @@
 """Bus and Agent, mirroring fastcomm/bus.py and agent.py: all agents in one process, so that nothing waits.
+What passes between processes is in between_processes.py.
 
 By hand: ``b = Publish(); b.setup(8)`` in IPython, then ``%timeit b.time_publish_receive(8)``.
 """
 
+import asyncio
 import os
 
 from fastcomm import Bus
@@ -86,6 +88,69 @@ class Payload(OnABus):
         for _ in range(COUNT):
             publish("orders.new", value)
             assert receive().data
+
+
+class Calls(OnABus):
+    """COUNT times each of the smaller calls, on a bus of two agents."""
+
+    def setup(self):
+        super().setup()
+        self.agent = self.bus.join("agent")
+        self.agent.subscribe("orders.*")
+        self.publisher.publish("orders.new", b"")
+        self.agent.receive()
+
+    def time_try_receive_nothing(self):
+        for _ in range(COUNT):
+            self.agent.try_receive()
+
+    def time_wait_for_subscribers(self):
+        for _ in range(COUNT):
+            self.publisher.wait_for_subscribers("orders.new")
+
+    def time_stats(self):
+        for _ in range(COUNT):
+            self.agent.stats()
+
+    def time_agents(self):
+        for _ in range(COUNT):
+            self.bus.agents()
+
+
+class CallsAsync(OnABus):
+    """COUNT messages of 64 bytes through the calls for asyncio, which find them there."""
+
+    def setup(self):
+        super().setup()
+        self.runner = asyncio.Runner()
+        self.agent = self.bus.join("agent")
+        self.agent.subscribe("orders.*")
+
+    def teardown(self):
+        self.runner.close()
+        super().teardown()
+
+    def time_publish_async_receive_async(self):
+        self.runner.run(self.exchange())
+
+    async def exchange(self):
+        payload = bytes(64)
+        for _ in range(COUNT):
+            await self.publisher.publish_async("orders.new", payload)
+            await self.agent.receive_async()
+
+    def time_publish_async_receive_many_async(self):
+        self.runner.run(self.exchange_many())
+
+    async def exchange_many(self):
+        payload = bytes(64)
+        for _ in range(COUNT // 20):
+            for _ in range(20):
+                await self.publisher.publish_async("orders.new", payload)
+            await self.agent.receive_many_async()
+
+    def time_wait_for_subscribers_async(self):
+        self.runner.run(self.publisher.wait_for_subscribers_async("orders.new"))
 
 
 class Membership(OnABus):

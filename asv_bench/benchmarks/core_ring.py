@@ -57,6 +57,20 @@ class InPlace:
     def setup(self, payload):
         self.ring = private_ring()
 
+    def time_claim_get(self, payload):
+        ring = self.ring
+        for _ in range(COUNT):
+            with ring.claim(payload):
+                pass
+            ring.get()
+
+    def time_put_peek(self, payload):
+        ring, record = self.ring, bytes(payload)
+        for _ in range(COUNT):
+            ring.put(record)
+            with ring.peek():
+                pass
+
     def time_claim_peek(self, payload):
         ring = self.ring
         for _ in range(COUNT):
