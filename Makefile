@@ -7,7 +7,7 @@ RUN := $(VENV)/bin/python scripts/ci_jobs.py
 SOURCES := setup.py pyproject.toml scripts/ci_jobs.py $(wildcard \
 	fastcomm/_core/*.pyx fastcomm/_core/*.pxd fastcomm/_core/include/*.h)
 
-.PHONY: menu setup demo test lint model model-full asan tsan chaos bench wheel ci-extra clean
+.PHONY: menu setup demo test lint model model-full asan tsan chaos bench perf-check wheel ci-extra clean
 
 menu:
 	@echo 'make setup      a virtual environment in .venv with fastcomm compiled in place (PYTHON=python3.12 to choose)'
@@ -20,8 +20,9 @@ menu:
 	@echo 'make tsan       threads that share a mapping under ThreadSanitizer, and without each memory order (docs/verification.md)'
 	@echo 'make chaos      thousands of processes killed, stopped and replaced, and an oracle, 3 minutes (docs/chaos.md)'
 	@echo 'make bench      measure, several minutes (BENCH="--quick" or "--only ring" for less; docs/benchmarks.md)'
+	@echo 'make perf-check count the instructions of hot operations (valgrind) and compare with asv_bench/instructions.json'
 	@echo 'make wheel      sdist and wheel in dist/, and a smoke test of the wheel in a clean environment'
-	@echo 'make ci-extra   all that CI runs after `make test`: lint, model, asan, tsan, chaos, wheel, Python 3.12 and 3.13, bench briefly'
+	@echo 'make ci-extra   all that CI runs after `make test`: lint, model, asan, tsan, chaos, wheel, other Pythons, bench briefly, perf-check'
 	@echo 'make clean      remove all that was built, but not .venv'
 
 setup: $(STAMP)
@@ -36,7 +37,7 @@ $(STAMP): $(SOURCES)
 demo: $(STAMP)
 	@$(VENV)/bin/fastcomm demo
 
-test lint model model-full asan tsan chaos wheel ci-extra: $(STAMP)
+test lint model model-full asan tsan perf-check chaos wheel ci-extra: $(STAMP)
 	@$(RUN) $@
 
 bench: $(STAMP)

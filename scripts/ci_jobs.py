@@ -274,19 +274,19 @@ def model_full(count: Count) -> None:
 
 
 def check_models(count: Count, *options: str, seconds: float = STEP_SECONDS) -> None:
-    install_spin()
+    install_tool("spin")
     runner = [sys.executable, ROOT / "tests" / "model" / "run.py", *options]
     for case in output_of(*runner, "--list").splitlines():
         count.step(f"model {case}", [*runner, "--only", case], seconds=seconds)
 
 
-def install_spin() -> None:
+def install_tool(name: str) -> None:
     """CI's machine gets it if it can; on anybody else's nothing is installed."""
-    if not shutil.which("spin") and CI and os.geteuid() == 0 and shutil.which("apt-get"):
+    if not shutil.which(name) and CI and os.geteuid() == 0 and shutil.which("apt-get"):
         run("apt-get update", ["apt-get", "update", "-q"])
-        run("apt-get install spin", ["apt-get", "install", "-q", "-y", "spin"], env=NO_QUESTIONS)
-    if not shutil.which("spin"):
-        raise JobSkipped("no spin on PATH (Debian: apt install spin)")
+        run(f"apt-get install {name}", ["apt-get", "install", "-q", "-y", name], env=NO_QUESTIONS)
+    if not shutil.which(name):
+        raise JobSkipped(f"no {name} on PATH (Debian: apt install {name})")
 
 
 def wheel(count: Count) -> None:
@@ -310,6 +310,23 @@ def wheel(count: Count) -> None:
 def bench(count: Count) -> None:
     """Each benchmark once and briefly: do they still run?"""
     count.step("benchmarks, briefly", [sys.executable, ROOT / "scripts" / "bench.py", "--quick"])
+    pip_install(sys.executable, *requirements("bench"))
+    home = BUILD / "asv"  # where asv looks for, and writes, what it knows of the machine
+    home.mkdir(parents=True, exist_ok=True)
+    asv = [Path(sys.executable).parent / "asv", "--config", ROOT / "asv_bench" / "asv.conf.json"]
+    for title, arguments in (
+        ("asv's benchmarks can be imported", ["check"]),
+        ("asv knows the machine", ["machine", "--yes"]),
+        ("asv's benchmarks, each once", ["run", "--quick", "--show-stderr"]),
+    ):
+        existing = [] if arguments[0] == "machine" else ["-E", f"existing:{sys.executable}"]
+        count.step(title, [*asv, *arguments, *existing], env={"HOME": str(home)})
+
+
+def perf_check(count: Count) -> None:
+    """Instructions of the hot operations against asv_bench/instructions.json."""
+    install_tool("valgrind")
+    count.step("instruction counts", [sys.executable, ROOT / "scripts" / "count_instructions.py"])
 
 
 JOBS: dict[str, Job] = {
@@ -324,8 +341,9 @@ JOBS: dict[str, Job] = {
     "py312": other_python("3.12"),
     "py313": other_python("3.13"),
     "bench": bench,
+    "perf-check": perf_check,
 }
-CI_EXTRA = ("lint", "model", "asan", "tsan", "chaos", "wheel", "py312", "py313", "bench")
+CI_EXTRA = ("lint", "model", "asan", "tsan", "chaos", "wheel", "py312", "py313", "bench", "perf-check")
 
 
 def main(arguments: list[str]) -> int:
