@@ -41,5 +41,6 @@ cdef class Receiver:
     cdef bint wanted(self, Message message) except -1
     cdef bint look_inbox(self, record_t *record) except -1
     cdef Message look(self)
+    cdef Message receive_now(self)
     cdef Message take_pending(self)
     cdef Py_ssize_t drain(self) except -1

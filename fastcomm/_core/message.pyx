@@ -200,6 +200,10 @@ cdef class Receiver:
 
     def try_receive(self):
         """The next Message, or None if there is none now. Never waits. Thread safety: yes."""
+        return self.receive_now()
+
+    cdef Message receive_now(self):
+        """try_receive(), without the price of a call by name."""
         cdef Message message
         if not self.inbox.usable:
             self._not_usable()
@@ -220,7 +224,7 @@ cdef class Receiver:
         cdef Message message
         while True:
             if self.pending or not self.inbox.spin_first():
-                message = self.try_receive()
+                message = self.receive_now()
                 if message is not None:
                     return message
             self.inbox.wait_record(&record, timeout, &deadline)
@@ -233,7 +237,7 @@ cdef class Receiver:
         check_limit(limit)
         messages = [self.receive(timeout)]
         while len(messages) < limit:
-            message = self.try_receive()
+            message = self.receive_now()
             if message is None:
                 break
             messages.append(message)

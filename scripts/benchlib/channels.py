@@ -164,6 +164,19 @@ def consume(channel: Channel) -> Callable[[int], int]:
     return block
 
 
+def consume_many(channel: BusChannel) -> Callable[[int], int]:
+    """consume() by receive_many()."""
+    agent = channel.bus.join()
+    agent.subscribe("bench.data")
+
+    def block(count: int) -> int:
+        while count > 0:
+            count -= len(agent.receive_many())
+        return time.monotonic_ns()
+
+    return block
+
+
 def consume_stamped(channel: Channel) -> Callable[[int], list[int]]:
     """The block returns how old the stamp in each message was when it was there."""
     receive, clock = channel.receiver(), time.monotonic_ns

@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from benchlib import limits
 from benchlib.channels import (
@@ -15,6 +16,7 @@ from benchlib.channels import (
     PipeChannel,
     RingChannel,
     consume,
+    consume_many,
     is_ours,
     produce,
     produce_batches,
@@ -198,12 +200,19 @@ def channels(
 
 
 def fan_out(setting: Setting, stack: contextlib.ExitStack) -> Contenders:
-    return [bus_fan_out(setting, stack), pipe_fan_out(setting, stack), fan_out_limit(setting)]
+    return [
+        bus_fan_out("fastcomm bus", consume, setting, stack),
+        bus_fan_out("fastcomm bus, receive_many", consume_many, setting, stack),
+        pipe_fan_out(setting, stack),
+        fan_out_limit(setting),
+    ]
 
 
-def bus_fan_out(setting: Setting, stack: contextlib.ExitStack) -> Contender:
+def bus_fan_out(
+    name: str, consumer: Callable[..., Any], setting: Setting, stack: contextlib.ExitStack
+) -> Contender:
     channel = BusChannel(stack)
-    workers = consumers([channel] * FAN_OUT, setting, stack)
+    workers = consumers(consumer, [channel] * FAN_OUT, setting, stack)
     agent = channel.bus.join()
     agent.wait_for_subscribers("bench.data", FAN_OUT, timeout=JOIN_SECONDS)
     payload = bytes(PAYLOAD)
@@ -212,12 +221,12 @@ def bus_fan_out(setting: Setting, stack: contextlib.ExitStack) -> Contender:
         for _ in range(count):
             agent.publish("bench.data", payload)
 
-    return paced("fastcomm bus", lambda count: deliver(send_all, workers, count), setting)
+    return paced(name, lambda count: deliver(send_all, workers, count), setting)
 
 
 def pipe_fan_out(setting: Setting, stack: contextlib.ExitStack) -> Contender:
     channels = [PipeChannel(stack) for _ in range(FAN_OUT)]
-    workers = consumers(channels, setting, stack)
+    workers = consumers(consume, channels, setting, stack)
     sends = [channel.sender() for channel in channels]
     payload = bytes(PAYLOAD)
 
@@ -234,9 +243,14 @@ def fan_out_limit(setting: Setting) -> Contender | Skipped:
     return limits.limit("C twin x 8", "spins", setting.placement, "fan", count, PAYLOAD, FAN_OUT)
 
 
-def consumers(channels: Sequence[Channel], setting: Setting, stack: contextlib.ExitStack) -> list[Worker]:
+def consumers(
+    consumer: Callable[..., Any],
+    channels: Sequence[Channel],
+    setting: Setting,
+    stack: contextlib.ExitStack,
+) -> list[Worker]:
     return [
-        stack.enter_context(Worker(setting.placement.cpu_of(i), consume, channel))
+        stack.enter_context(Worker(setting.placement.cpu_of(i), consumer, channel))
         for i, channel in enumerate(channels)
     ]
 
