@@ -17,7 +17,7 @@ SCRIPTS = Path(__file__).resolve().parent
 if str(SCRIPTS) not in sys.path:  # with PYTHONSAFEPATH set it is not
     sys.path.insert(0, str(SCRIPTS))
 
-from benchlib import footprint, latency, load, report, throughput  # noqa: E402
+from benchlib import footprint, latency, limits, load, report, throughput  # noqa: E402
 from benchlib.contest import Contest, Line, Setting, Skipped, run_contest  # noqa: E402
 from benchlib.method import Gate  # noqa: E402
 from benchlib.processes import plan_placement  # noqa: E402
@@ -42,27 +42,31 @@ def choose(patterns: Sequence[str] | None) -> list[Contest]:
     return [contest for contest in CONTESTS if any(pattern in contest.name.lower() for pattern in wanted)]
 
 
-def run_all(
-    contests: Sequence[Contest], setting: Setting, gate: Gate
-) -> tuple[list[Line], list[Skipped], dict[str, str]]:
-    """Lines, what was skipped, and the tracebacks of benchmarks that failed; prints tables as it goes on."""
+def run_all(contests: Sequence[Contest], setting: Setting, gate: Gate) -> report.Report:
+    """Prints tables as it goes on."""
     lines: list[Line] = []
     skipped: list[Skipped] = []
     failed: dict[str, str] = {}
+    distances: dict[str, list[float | None]] = {}
     for contest in contests:
         try:
+            far_before = limits.core_to_core_ns(setting.placement)
             result = run_contest(contest, setting, gate)
+            far_after = limits.core_to_core_ns(setting.placement)
         except Exception:
             failed[contest.name] = traceback.format_exc()
             print(f"\n{contest.name}: FAILED\n{failed[contest.name]}", file=sys.stderr, flush=True)
             continue
         lines += result.lines
         skipped += result.skipped
+        distances[contest.name] = [far_before, far_after]
         if result.lines:
             report.print_table(f"{contest.name}: {contest.measured}", result.lines)
+        if far_before and far_after:
+            print(f"  core to core: {far_before:.0f} ns before, {far_after:.0f} ns after", flush=True)
         for skip in result.skipped:
             print(f"  skipped: {skip.name}: {skip.reason}", flush=True)
-    return lines, skipped, failed
+    return report.Report(lines, skipped, failed, distances)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -75,10 +79,11 @@ def main(arguments: Sequence[str]) -> int:
         return 0 if options.list else 2
     setting = Setting(plan_placement(not options.no_pin), options.quick)
     gate = Gate()
-    lines, skipped, failed = run_all(contests, setting, gate)
-    report.write_json(options.json, report.document(setting, gate, lines, skipped, failed))
-    print(f"\n{len(lines)} lines in {options.json}; {len(failed)} of {len(contests)} benchmarks failed")
-    return 1 if failed or not lines else 0
+    measured = run_all(contests, setting, gate)
+    report.write_json(options.json, report.document(setting, gate, measured))
+    failed = f"{len(measured.failed)} of {len(contests)} benchmarks failed"
+    print(f"\n{len(measured.lines)} lines in {options.json}; {failed}")
+    return 1 if measured.failed or not measured.lines else 0
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ if nothing is recorded for what runs here (0 outside of CI, as nothing can be sa
 """
 
 import argparse
+import compileall
 import contextlib
 import importlib.metadata
 import json
@@ -59,6 +60,8 @@ class CountingError(RuntimeError):
 
 def count_all(names: Iterable[str]) -> Counts:
     names = list(names)
+    # A module that is compiled in the counted process leaves objects at other addresses: up to 4 % more.
+    compileall.compile_dir(SCRIPTS.parent / "fastcomm", quiet=1)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         return dict(zip(names, pool.map(count, names), strict=True))
 

@@ -17,6 +17,7 @@ SOURCE = Path(__file__).with_name("limits.c")
 HEADERS = Path(__file__).resolve().parents[2] / "fastcomm" / "_core" / "include"
 FLAGS = ("-std=gnu11", "-O3", "-Wall", "-Wextra", f"-I{HEADERS}")  # as setup.py compiles the package
 SECONDS_UNTIL_STUCK = 60.0
+CELL_ROUNDS = 5000
 
 
 class NoCompilerError(RuntimeError):
@@ -72,6 +73,16 @@ def limit(
         return {statistic: figures[statistic] * scale for statistic in statistics}
 
     return Contender(name, waiting, measure, "limit")
+
+
+def core_to_core_ns(placement: Placement) -> float | None:
+    """What a cell takes from one CPU of a pinned run to another now; None: not pinned, or no compiler."""
+    if not placement.pinned:
+        return None
+    try:
+        return run("cell", CELL_ROUNDS, *cpus(placement))["p50"]
+    except NoCompilerError:
+        return None
 
 
 def cpus(placement: Placement) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,20 @@ def cpu_model() -> str:
     return models[0] if models else platform.processor()
 
 
-def document(
-    setting: Setting, gate: Gate, lines: Iterable[Line], skipped: Iterable[Skipped], failed: dict[str, str]
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Report:
+    """What a run measured.
+
+    By name of the benchmark: `failed`, tracebacks; `distances`, ns from core to core before and after.
+    """
+
+    lines: list[Line]
+    skipped: list[Skipped]
+    failed: dict[str, str]
+    distances: dict[str, list[float | None]]
+
+
+def document(setting: Setting, gate: Gate, report: Report) -> dict[str, Any]:
     placement = setting.placement
     return {
         "schema": SCHEMA,
@@ -63,9 +75,10 @@ def document(
             "reference_loop_ns": gate.fastest,
             "tolerance": TOLERANCE,
         },
-        "lines": [line.as_json() for line in lines],
-        "skipped": [{"name": skip.name, "reason": skip.reason} for skip in skipped],
-        "failed": failed,
+        "lines": [line.as_json() for line in report.lines],
+        "core_to_core_ns": report.distances,
+        "skipped": [{"name": skip.name, "reason": skip.reason} for skip in report.skipped],
+        "failed": report.failed,
     }
 
 
