@@ -15,6 +15,7 @@ from fastcomm._version import __version__
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from fastcomm._core.codec import decode, encode, encode_into
+    from fastcomm._core.heap import PriorityQueue, PriorityQueueStats
     from fastcomm._core.message import Message
     from fastcomm.agent import Agent, AgentStats, Subscription
     from fastcomm.bus import AgentInfo, Bus, connect
@@ -82,6 +83,8 @@ __all__ = [
     "NameTakenError",
     "NotRegisteredError",
     "PeerDiedError",
+    "PriorityQueue",
+    "PriorityQueueStats",
     "Queue",
     "RecordPinnedError",
     "RequestTimeoutError",
@@ -112,6 +115,7 @@ __all__ = [
 
 _MODULES = {
     "fastcomm._core.codec": ("decode", "encode", "encode_into"),
+    "fastcomm._core.heap": ("PriorityQueue", "PriorityQueueStats"),
     "fastcomm._core.message": ("Message",),
     "fastcomm.agent": ("Agent", "AgentStats", "Subscription"),
     "fastcomm.bus": ("AgentInfo", "Bus", "connect"),

@@ -21,6 +21,8 @@ PUBLIC = {
     "connect",
     # queues
     "JoinableQueue",
+    "PriorityQueue",
+    "PriorityQueueStats",
     "Queue",
     "SimpleQueue",
     # rings

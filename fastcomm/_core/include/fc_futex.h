@@ -1,4 +1,4 @@
-/* The two futex calls that fastcomm makes, on words shared between processes, and the clock that goes with them. */
+/* The futex calls that fastcomm makes, on words shared between processes or threads, and the clock that goes with them. */
 #ifndef FC_FUTEX_H
 #define FC_FUTEX_H
 
@@ -21,6 +21,11 @@ static inline int fc_futex_wait(uint32_t *word, uint32_t seen, int64_t timeout_n
 static inline void fc_futex_wake_all(uint32_t *word)
 {
     syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+}
+
+static inline void fc_futex_wake_one(uint32_t *word)
+{
+    syscall(SYS_futex, word, FUTEX_WAKE, 1, NULL, NULL, 0);
 }
 
 static inline int64_t fc_monotonic_ns(void)
