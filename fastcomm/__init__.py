@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         ShutDown,
         TableFullError,
     )
+    from fastcomm.events import EventBus, EventBusStats
     from fastcomm.queue import JoinableQueue, Queue, SimpleQueue
     from fastcomm.rings import RingBuffer, RingStats
     from fastcomm.subjects import (
@@ -71,6 +72,8 @@ __all__ = [
     "DecodeError",
     "Empty",
     "EncodeError",
+    "EventBus",
+    "EventBusStats",
     "FastCommError",
     "FencedError",
     "ForkedError",
@@ -119,6 +122,7 @@ _MODULES = {
     "fastcomm._core.message": ("Message",),
     "fastcomm.agent": ("Agent", "AgentStats", "Subscription"),
     "fastcomm.bus": ("AgentInfo", "Bus", "connect"),
+    "fastcomm.events": ("EventBus", "EventBusStats"),
     "fastcomm.queue": ("JoinableQueue", "Queue", "SimpleQueue"),
     "fastcomm.rings": ("RingBuffer", "RingStats"),
     "fastcomm.subjects": (

@@ -25,6 +25,9 @@ PUBLIC = {
     "PriorityQueueStats",
     "Queue",
     "SimpleQueue",
+    # events
+    "EventBus",
+    "EventBusStats",
     # rings
     "RingBuffer",
     "RingStats",

@@ -1,7 +1,5 @@
 """PriorityQueue beside other priority queues of one process, each holding 10,000 items.
 
-    cd scripts && python -m benchlib.peers_heap [--quick]
-
 The peers are heapq and queue.PriorityQueue; and heapdict, pqdict, iheap and rheaps if they are installed.
 Each holds an item beside the priority, in a dict where it has no place for one. heapq gets tuples with a
 count, so that equal priorities are first in, first out, as they are with us; the mappings and rheaps don't do
@@ -17,16 +15,13 @@ import heapq
 import itertools
 import queue
 import random
-import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import fastcomm
-from benchlib import report
-from benchlib.contest import Contender, Contenders, Contest, Line, Setting, Skipped, run_contest
-from benchlib.method import Figures, Gate
-from benchlib.processes import plan_placement
+from benchlib.contest import Contender, Contenders, Contest, Setting, Skipped
+from benchlib.method import Figures
 
 QUEUED = 10_000
 TIMED = 1_000
@@ -240,42 +235,19 @@ def contenders(what: str, setting: Setting, stack: contextlib.ExitStack) -> Cont
     return found
 
 
-CONTESTS = [
-    Contest(
-        f"heap {what}",
-        f"{measured} at {QUEUED:,} queued items",
-        "ns",
-        None,
-        functools.partial(contenders, what),
-        rounds=(3, 15),
-    )
-    for what, measured in (
-        ("push", "an item with a random priority"),
-        ("pop", "the first item"),
-        ("coalesce", "a newer item for a queued key, with a random priority"),
-    )
-]
-
-
-def rows(setting: Setting, gate: Gate) -> tuple[list[Line], list[Skipped]]:
-    """The lines of all three, and which peers were not there."""
-    lines: list[Line] = []
-    skipped: dict[str, Skipped] = {}
-    for contest in CONTESTS:
-        result = run_contest(contest, setting, gate)
-        lines += result.lines
-        skipped |= {skip.name: skip for skip in result.skipped}
-    return lines, list(skipped.values())
-
-
-def main(arguments: Sequence[str]) -> None:
-    lines, skipped = rows(Setting(plan_placement(True), "--quick" in arguments), Gate())
-    for contest in CONTESTS:
-        own = [line for line in lines if line.benchmark == contest.name]
-        report.print_table(f"{contest.name}: {contest.measured}", own)
-    for skip in skipped:
-        print(f"  skipped: {skip.name}: {skip.reason}")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+def contests() -> list[Contest]:
+    return [
+        Contest(
+            f"heap {what}",
+            f"{measured} at {QUEUED:,} queued items",
+            "ns",
+            None,
+            functools.partial(contenders, what),
+            rounds=(3, 15),
+        )
+        for what, measured in (
+            ("push", "an item with a random priority"),
+            ("pop", "the first item"),
+            ("coalesce", "a newer item for a queued key, with a random priority"),
+        )
+    ]
