@@ -21,8 +21,8 @@ menu:
 	@echo 'make chaos      thousands of processes killed, stopped and replaced, and an oracle, 3 minutes (docs/chaos.md)'
 	@echo 'make bench      measure, several minutes (BENCH="--quick" or "--only ring" for less; docs/benchmarks.md)'
 	@echo 'make perf-check count the instructions of hot operations (valgrind) and compare with asv_bench/instructions.json'
-	@echo 'make wheel      sdist and wheel in dist/, and a smoke test of the wheel in a clean environment'
-	@echo 'make ci-extra   all that CI runs after `make test`: lint, model, asan, tsan, chaos, wheel, other Pythons, bench briefly, perf-check'
+	@echo 'make wheel      sdist and wheel in dist/, and the tests on the wheel in a clean environment without a compiler'
+	@echo 'make ci-extra   all that CI runs after `make test`: lint, model, asan, tsan, chaos, wheel, the other Pythons, bench briefly, perf-check'
 	@echo 'make clean      remove all that was built, but not .venv'
 
 setup: $(STAMP)

@@ -1,7 +1,8 @@
 """Check what is in an sdist and in a wheel: ``python scripts/check_packages.py dist/*.tar.gz dist/*.whl``.
 
 Both hold the Cython sources, stubs and headers of the source tree, and no C that some build generated; the
-wheel holds a compiled module and a stub for each .pyx, and nothing but the package.
+sdist holds the tests and what they need; the wheel holds a compiled module and a stub for each .pyx, and
+nothing but the package.
 """
 
 import sys
@@ -16,6 +17,15 @@ SHIPPED = ("*.py", "*.pyx", "*.pxd", "*.pyi", "*.h", "py.typed")
 
 def files_of_the_package() -> set[str]:
     return {str(path.relative_to(ROOT)) for pattern in SHIPPED for path in PACKAGE.rglob(pattern)}
+
+
+def files_that_test() -> set[str]:
+    return {
+        str(path.relative_to(ROOT))
+        for folder in ("tests", "scripts")
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
 
 
 def files_of_sdist(path: Path) -> set[str]:
@@ -35,7 +45,7 @@ C_SOURCES = {"scripts/benchlib/limits.c"}
 def problems_of_sdist(files: set[str]) -> list[str]:
     wanted = (
         files_of_the_package()
-        | C_SOURCES
+        | files_that_test()
         | {"pyproject.toml", "setup.py", "LICENSE", "README.md", "CHANGELOG.md"}
     )
     return [f"the sdist lacks {name}" for name in sorted(wanted - files)] + [

@@ -7,6 +7,7 @@ Needs nothing but the standard library of Python 3.11; see job_runner.py for whe
 """
 
 import os
+import re
 import shutil
 import sys
 import sysconfig
@@ -36,6 +37,11 @@ DIST = ROOT / "dist"
 VENV = ROOT / ".venv"
 EXTRAS = ("test", "lint", "cli")
 MODEL_FULL_SECONDS = 7500.0  # of one run; its own limit is a little lower
+# `make test` runs on this Python, `wheel` on the last of the others, CI's jobs py3xx on those between.
+PYTHONS = ("3.11", "3.12", "3.13")
+THIS_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+*BUILT_FOR, WHEEL_PYTHON = (version for version in PYTHONS if version != THIS_PYTHON)
+COMPILER = re.compile(r"(.+-)?(cc|gcc|g\+\+|c\+\+|c89|c99|clang|clang\+\+|tcc|icx)(-[\d.]+)?")
 NO_QUESTIONS = {"DEBIAN_FRONTEND": "noninteractive"}
 
 
@@ -95,7 +101,7 @@ def make_venv(python: str, folder: Path) -> str:
     if not output_of(inside, "-m", "pip", "--version"):
         shutil.rmtree(folder, ignore_errors=True)
         try:
-            run(f"virtual environment {folder.relative_to(ROOT)}", [python, "-m", "venv", folder])
+            run(f"virtual environment {folder.name}", [python, "-m", "venv", folder])
         except JobFailed as failure:
             raise JobFailed(
                 f"{failure}; is the venv module there? (Debian: apt install python3-venv)"
@@ -103,9 +109,9 @@ def make_venv(python: str, folder: Path) -> str:
     return str(inside)
 
 
-def pip_install(python: str, *wanted: str) -> None:
+def pip_install(python: str, *wanted: str, env: Mapping[str, str] | None = None) -> None:
     quietly = ["--disable-pip-version-check", "--no-input", "install", "--quiet"]
-    run(f"pip install {' '.join(wanted)}", [python, "-m", "pip", *quietly, *wanted])
+    run(f"pip install {' '.join(wanted)}", [python, "-m", "pip", *quietly, *wanted], env=env)
 
 
 def remove_stale_modules() -> None:
@@ -134,8 +140,9 @@ def run_tests(
     marks: str,
     python: str = sys.executable,
     env: Mapping[str, str] | None = None,
+    tree: Path = ROOT,
 ) -> None:
-    """Count the tests that `marks` selects, run on the modules in `library`; none at all is a failure."""
+    """Count the tests of `tree` that `marks` selects, run on the modules in `library`; none is a failure."""
     with tempfile.TemporaryDirectory(prefix="fastcomm-test-", dir="/dev/shm") as scratch:
         report = Path(scratch) / "report.xml"
         environment = {
@@ -148,7 +155,7 @@ def run_tests(
             **(env or {}),
         }
         command = [python, "-m", "pytest", "-q", "-m", marks, f"--junitxml={report}"]
-        passed = Count().step(f"tests on the {variant.name} build", command, env=environment)
+        passed = Count().step(f"tests on the {variant.name} build", command, env=environment, cwd=tree)
         tests = count_tests(report)
     if not passed and not tests.failed:
         tests.failed = 1  # no test was selected, or pytest itself failed
@@ -233,6 +240,10 @@ def find_python(version: str) -> str:
     raise JobSkipped(f"no Python {version} on PATH or with pyenv")
 
 
+def job_name(version: str) -> str:
+    return f"py{version.replace('.', '')}"
+
+
 def other_python(version: str) -> Job:
     def job(count: Count) -> None:
         python = make_venv(find_python(version), BUILD / f"venv-{version}")
@@ -290,21 +301,50 @@ def install_tool(name: str) -> None:
 
 
 def wheel(count: Count) -> None:
-    """The sdist, a wheel made from it alone, what is in them, and the wheel at work outside the tree."""
+    """The sdist, a wheel made from it alone, what is in them; the sdist's tests on the wheel, no compiler."""
+    base = wheel_python()
     shutil.rmtree(DIST, ignore_errors=True)
     run("sdist", [sys.executable, "setup.py", "--quiet", "sdist"])
     (sdist,) = DIST.glob("*.tar.gz")
-    pip = ["-m", "pip", "--disable-pip-version-check"]
-    run("wheel from the sdist", [sys.executable, *pip, "wheel", "--quiet", "--no-deps", "-w", DIST, sdist])
-    (packed,) = DIST.glob("*.whl")
-    count.step("contents", [sys.executable, ROOT / "scripts" / "check_packages.py", sdist, packed])
-    venv = BUILD / "venv-wheel"
-    shutil.rmtree(venv, ignore_errors=True)
-    python = make_venv(sys.executable, venv)
-    pip_install(python, str(packed))
-    with tempfile.TemporaryDirectory() as outside:
-        smoke = shutil.copy(ROOT / "scripts" / "smoke_test.py", outside)
-        count.step("smoke test of the wheel", [python, "-I", smoke], cwd=Path(outside))
+    with tempfile.TemporaryDirectory(prefix="fastcomm-wheel-") as folder:
+        outside = Path(folder)
+        builder = make_venv(base, outside / "builder")
+        pip = ["-m", "pip", "--disable-pip-version-check"]
+        run("wheel from the sdist", [builder, *pip, "wheel", "--quiet", "--no-deps", "-w", DIST, sdist])
+        (packed,) = DIST.glob("*.whl")
+        count.step("contents", [sys.executable, ROOT / "scripts" / "check_packages.py", sdist, packed])
+        run("unpack the sdist", ["tar", "-xf", sdist, "-C", outside])
+        (tree,) = outside.glob("fastcomm-*")
+        shutil.rmtree(tree / "fastcomm")
+        env = without_compilers(outside / "bin")
+        python = make_venv(base, outside / "venv")
+        pip_install(python, "--only-binary", ":all:", str(packed), env=env)
+        count.step("smoke test of the wheel", [python, "-I", tree / "scripts" / "smoke_test.py"], env=env)
+        pip_install(python, "--only-binary", ":all:", f"{packed}[{','.join(EXTRAS)}]", env=env)
+        site_packages = output_of(python, "-c", "import sysconfig; print(sysconfig.get_path('platlib'))")
+        env["PYTHONPATH"] = ""
+        run_tests(count, Path(site_packages), RELEASE, "not debug_build", python, env, tree)
+
+
+def wheel_python() -> str:
+    try:
+        return find_python(WHEEL_PYTHON)
+    except JobSkipped:
+        if CI:
+            raise
+        return sys.executable
+
+
+def without_compilers(folder: Path) -> dict[str, str]:
+    """An environment with links to all that is on PATH, but for C compilers, in `folder`."""
+    folder.mkdir()
+    for place in map(Path, reversed(os.environ["PATH"].split(":"))):
+        for program in place.iterdir() if place.is_dir() else ():
+            if not COMPILER.fullmatch(program.name):
+                link = folder / program.name
+                link.unlink(missing_ok=True)
+                link.symlink_to(program)
+    return {"PATH": str(folder), "CC": "/bin/false"}
 
 
 def bench(count: Count) -> None:
@@ -338,12 +378,15 @@ JOBS: dict[str, Job] = {
     "tsan": tsan,
     "chaos": chaos,
     "wheel": wheel,
-    "py312": other_python("3.12"),
-    "py313": other_python("3.13"),
+    **{job_name(version): other_python(version) for version in PYTHONS},
     "bench": bench,
     "perf-check": perf_check,
 }
-CI_EXTRA = ("lint", "model", "asan", "tsan", "chaos", "wheel", "py312", "py313", "bench", "perf-check")
+CI_EXTRA = (
+    *("lint", "model", "asan", "tsan", "chaos", "wheel"),
+    *map(job_name, BUILT_FOR),
+    *("bench", "perf-check"),
+)
 
 
 def main(arguments: list[str]) -> int:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+import fastcomm
+
 ROOT = Path(__file__).resolve().parent.parent
-CORE = ROOT / "fastcomm" / "_core"
+CORE = Path(fastcomm.__file__).parent / "_core"
 
 pytestmark = pytest.mark.no_sanitizer("compares signatures")
 
