@@ -90,11 +90,12 @@ class QueueRing(RingBuffer, SharedQueue):
             self._swept = deaths
         self._check_company("full" if for_room else "empty")
 
-    def _why_full(self, nbytes: int, timeout: float | None) -> str:
+    def _why_full(self, nbytes: int, timeout: float) -> str:
         limit = f"of at most {self.maxsize} items" if self.maxsize else "items"
         return (
-            f"no room for an item of {nbytes} bytes in {self.name!r} within {timeout} s: it has {self.items} "
-            f"{limit}, {self.depth} of {self.capacity} bytes are taken; {self._who_else()}"
+            f"no room for an item of {nbytes} bytes in {self.name!r} within {timeout:.3g} s: it has "
+            f"{self.items} {limit}, {self.depth} of {self.capacity} bytes are taken; none was taken out for "
+            f"{self._seconds_since_a_release():.3g} s{self._why_held_up()}; {self._who_else()}"
         )
 
     def _outlives_handles(self) -> bool:
@@ -269,9 +270,12 @@ class _Items:
         if timeout == 0:
             data = self._ring.try_get()
             if data is None:
-                raise Empty(f"{self.name!r} is empty")
+                raise self._nothing()
             return pickle.loads(data)
         return pickle.loads(self._ring.get(timeout))
+
+    def _nothing(self) -> Empty:
+        return Empty(f"no item is to be had from {self.name!r}{self._ring._why_held_up()}")
 
     def empty(self) -> bool:
         """Whether nothing was in it when it looked. ClosedError, here an OSError too."""
@@ -433,7 +437,7 @@ class Queue(_Items):
             return [self._receive(timeout)]
         pickles = self._ring.get_many(limit, timeout) if timeout != 0 else self._ring.try_get_many(limit)
         if not pickles:
-            raise Empty(f"{self.name!r} is empty")
+            raise self._nothing()
         objects: list[Any] = []
         for data in pickles:
             try:

@@ -279,7 +279,7 @@ class RingBuffer(Ring):
 
     async def _room_async(self, nbytes: int, deadline: Deadline) -> None:
         if deadline.left() == 0:
-            raise Full(self._why_full(nbytes, deadline.seconds))
+            raise Full(self._why_full(nbytes, deadline.waited()))
         bell = self._bell()
         bell.attach()
         self._see_to_the_dead(True)

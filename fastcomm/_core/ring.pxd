@@ -13,7 +13,7 @@ cdef class Ring(RingHandle):
     cdef spin_t spin_get
     cdef spin_t spin_put
     cdef int64_t next_housekeeping
-    # As a producer waits: the consumer's place, and since when it has been there.
+    # The consumer's place, and since when it has been there, as producers that wait have seen it.
     cdef uint64_t watched_head
     cdef int64_t watched_since
 
@@ -24,4 +24,5 @@ cdef class Ring(RingHandle):
     cdef int sleep(self, fc_wait_t *wait, uint32_t seen, int64_t deadline) except -1
     cdef int write_waiting(self, const void *data, uint64_t nbytes, object timeout,
                            int64_t *deadline) except -1
+    cdef int64_t standstill(self, int64_t now) noexcept
     cdef int wait_room(self, uint64_t nbytes, object timeout, int64_t *deadline) except -1

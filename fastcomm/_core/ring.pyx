@@ -225,13 +225,9 @@ cdef class Ring(RingHandle):
         cdef int64_t budget, took
         cdef uint32_t seen, cells = record_cells(nbytes)
         cdef fc_wait_t *wait = &self.ring.shared.not_full
-        cdef uint64_t head = fc_load_relaxed_u64(&self.ring.shared.head)
         if deadline[0] == 0:
             deadline[0] = deadline_of(timeout)
-            self.watched_head = ~head
-        if head != self.watched_head:
-            self.watched_head = head
-            self.watched_since = now
+        self.standstill(now)
         if 0 <= deadline[0] <= now:
             raise Full(self._why_full(nbytes, timeout))
         budget = spin_budget_ns(&self.spin_put)
@@ -252,11 +248,23 @@ cdef class Ring(RingHandle):
             self.sleep(wait, seen, deadline[0])
         return 0
 
+    cdef int64_t standstill(self, int64_t now) noexcept:
+        """Nanoseconds since a call of this found the head where it is now."""
+        cdef uint64_t head = fc_load_relaxed_u64(&self.ring.shared.head)
+        if head != self.watched_head or self.watched_since == 0:
+            self.watched_head = head
+            self.watched_since = now
+        return now - self.watched_since
+
+    def _seconds_since_a_release(self):
+        """For how long the head has not moved, as far as this handle's puts have watched it."""
+        return self.standstill(fc_monotonic_ns()) / 1e9
+
     def _why_full(self, Py_ssize_t nbytes, timeout):
         consumer, _ = self._consumer()
-        still = (fc_monotonic_ns() - self.watched_since) / 1e9
+        still = self._seconds_since_a_release()
         return (
-            f"no room for a record of {nbytes} bytes in {self.name!r} within {timeout} s: {self.depth} of "
+            f"no room for a record of {nbytes} bytes in {self.name!r} within {timeout:.3g} s: {self.depth} of "
             f"{self.capacity} bytes "
             f"wait for its consumer, {self._describe_owner(consumer)}, which has taken nothing for "
             f"{still:.3g} s"
@@ -340,6 +348,7 @@ cdef class Ring(RingHandle):
 
     def _arm_not_full(self, Py_ssize_t nbytes):
         """Ask for the doorbell when there is room; True if there may be some already."""
+        self.standstill(fc_monotonic_ns())
         announce_sleep(&self.ring.shared.not_full, FC_SLEEP_FD)
         return ring_has_room(&self.ring, record_cells(nbytes))
 

@@ -186,11 +186,13 @@ cdef class Segment(SegmentFile):
             return "nobody"
         pid = self.pid_of(slot)
         try:
-            with open(f"/proc/{pid}/comm") as file:
-                command = file.read().strip()
+            with open(f"/proc/{pid}/stat", errors="replace") as file:
+                text = file.read()    # pid (command) state ..., and the command may contain parentheses
         except OSError:
-            command = "?"
-        return f"pid {pid} ({command}), {'alive' if self.alive(slot) else 'dead'}"
+            text = "(?) ?"
+        end = text.rindex(")")
+        alive = "alive but stopped" if text[end + 2] in "Tt" else "alive"
+        return f"pid {pid} {text[text.index('('):end + 1]}, {alive if self.alive(slot) else 'dead'}"
 
     def scan_is_due(self):
         """True for one caller of all processes each 500 ms: it looks for the dead."""

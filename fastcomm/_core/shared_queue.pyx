@@ -83,6 +83,8 @@ cdef class SharedQueue(Ring):
     cdef fc_queue_t *shared
     cdef bytes prefix             # of the files of large items
     cdef item_limit_t limit
+    cdef uint32_t kept_by         # who kept the lock when we last tried in vain, and since when we know
+    cdef int64_t kept_since
 
     def __init__(self, unsigned char[::1] memory not None, unsigned char[::1] control not None, *, int owner,
                  str name="queue"):
@@ -125,7 +127,7 @@ cdef class SharedQueue(Ring):
     cdef int lock(self) except -1:
         """1: the consumers' lock is ours; 0: somebody who lives has kept it for a slice."""
         cdef fc_queue_t *shared = self.shared
-        cdef int64_t until = 0
+        cdef int64_t now, until = 0
         cdef uint32_t holder, seen
         while True:
             # Anew in each round: another thread may have closed the handle meanwhile.
@@ -133,6 +135,7 @@ cdef class SharedQueue(Ring):
                 self._not_usable()
             if lock_take(shared, &holder, self.ring.owner):
                 fc_hook(FC_HOOK_QUEUE_LOCKED)
+                self.kept_by = 0
                 return 1
             if lock_was_freed(shared):
                 continue
@@ -144,9 +147,12 @@ cdef class SharedQueue(Ring):
             if not self._owner_alive(holder):
                 self._reap_owner(holder)    # not from here: the number may be a live newcomer's by now
                 continue
+            now = fc_monotonic_ns()
+            if holder != self.kept_by:
+                self.kept_by, self.kept_since = holder, now
             if until == 0:
-                until = fc_monotonic_ns() + SLICE_NS
-            elif fc_monotonic_ns() >= until:
+                until = now + SLICE_NS
+            elif now >= until:
                 return 0
             seen = bell_read(&shared.unlocked)
             announce_sleep(&shared.unlocked, FC_SLEEP_FUTEX)
@@ -159,6 +165,14 @@ cdef class SharedQueue(Ring):
         lock_give_back(self.shared, self.ring.owner)
         if someone_sleeps(&self.shared.unlocked):
             ring_bell(&self.shared.unlocked)
+
+    def _why_held_up(self):
+        """Who keeps the lock, or whose claim the next item is, as a part of a message; empty if nobody."""
+        cdef uint32_t holder = fc_load_relaxed_u32(&self.shared.lock)
+        if holder == 0 or lock_was_freed(self.shared):
+            return Ring._why_held_up(self)
+        seen = f" for {(fc_monotonic_ns() - self.kept_since) / 1e9:.3g} s" if holder == self.kept_by else ""
+        return f"; {self._describe_owner(holder)}, is taking an item{seen}, and keeps others from it"
 
     cdef void complete_journal(self) noexcept nogil:
         """After the death of who held the lock: if it had published its head,

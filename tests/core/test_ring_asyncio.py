@@ -157,9 +157,12 @@ def test_waits_end_with_a_time_out(ring: RingBuffer, run: Run) -> None:
             assert loop.time() - begun >= 2 * timeout * 0.99
         while ring.try_put(b""):
             pass
+        begun = loop.time()
         for timeout in (0, 0.05):
-            with pytest.raises(Full, match="no room for a record of 1 bytes"):
+            with pytest.raises(Full, match="no room for a record of 1 bytes") as full:
                 await ring.put_async(b"x", timeout=timeout)
+            still = float(str(full.value).split("has taken nothing for ")[1].split(" s")[0])
+            assert timeout * 0.9 <= still <= (loop.time() - begun) * 1.01  # rounded to three digits
         ring.get_many(limit=2)
         with pytest.raises(Full, match="2 of 5 records were sent") as e:
             await ring.put_many_async([b"x"] * 5, timeout=0.01)

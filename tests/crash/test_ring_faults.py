@@ -125,7 +125,7 @@ def test_a_producer_stopped_there_and_then_killed(
         producer.put(message(2, 1, 30))
         if holds_up:
             wait_until(lambda: drain.checker.last.get(1) == 2 and sleeps(ring, NOT_EMPTY))
-            with pytest.raises(Full, match=f"claimed and not sent by pid {it.pid} .*, alive"):
+            with pytest.raises(Full, match=f"claimed and not sent by pid {it.pid} .*, alive but stopped"):
                 producer.put_many([message(2, sequence, 100) for sequence in range(2, 40)], timeout=SHORT)
             assert drain.checker.last.get(2) is None
         else:
@@ -186,7 +186,7 @@ def test_a_consumer_asleep_on_the_claim_of_the_last_other_handle_learns_of_its_d
     ring: RingBuffer,
 ) -> None:
     with victim(protocol, "WRITE_HALF", lambda: put_one(ring)) as it:
-        with pytest.raises(Empty, match=f"claimed and not sent by pid {it.pid} .*, alive"):
+        with pytest.raises(Empty, match=f"claimed and not sent by pid {it.pid} .*, alive but stopped"):
             ring.get(timeout=SHORT)
         threading.Timer(0.1, it.kill).start()
         pid = it.pid
@@ -268,7 +268,7 @@ def test_a_consumer_killed_while_it_releases_a_record(ring: RingBuffer, hook: st
         with pytest.raises(RoleTakenError) as e:
             successor.try_get()
         assert e.value.pid == it.pid
-        with pytest.raises(Full, match=f"its consumer, pid {it.pid} .*, alive, which has taken nothing for"):
+        with pytest.raises(Full, match=f"its consumer, pid {it.pid} .*, alive but stopped, which has"):
             ring.put_many([b"more"] * CELLS, timeout=SHORT)
         it.kill()
         got = successor.get_many(timeout=LONG)

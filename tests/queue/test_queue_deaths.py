@@ -69,17 +69,51 @@ def test_the_lock_of_a_killed_consumer_does_not_become_that_of_who_gets_its_numb
             next_one.end()
 
 
-def test_a_stopped_holder_of_the_lock_holds_nobody_up_beyond_the_timeout(name: str) -> None:
-    with Queue(name=name) as sut, peer(name) as other:
-        sut.put("there")
-        lock_word(sut)[:] = other.do("q._ring._slot + 1").to_bytes(4, "little")
+def stop_while_it_takes_an_item(other: Peer, lock: memoryview) -> None:
+    """SIGSTOP a peer that puts and gets large items in turn, until that finds it inside get()."""
+    while True:
         other.stop()
-        with pytest.raises(Empty):
+        if any(lock):
+            return
+        other.go_on()
+        time.sleep(0.001)
+
+
+def test_a_consumer_stopped_inside_get_holds_nobody_up_beyond_the_timeout_which_names_it(name: str) -> None:
+    options = {"maxsize": 4, "capacity": 8 << 20}
+    with Queue(name=name, **options) as sut, peer(name, **options) as other:
+        other.do("item = bytes(1 << 19)\ndef work():\n while True: q.put(item); q.get()")
+        other.do("threading.Thread(target=work, daemon=True).start()")
+        stop_while_it_takes_an_item(other, lock_word(sut))
+        while not sut.full():
+            sut.put_nowait("there")
+        culprit = rf"; pid {other.pid} \(python.*\), alive but stopped, is taking an item"
+        with pytest.raises(Empty, match=rf"no item is to be had from .*{culprit} for [\d.]+ s"):
             sut.get_nowait()
-        with pytest.raises(Empty):
+        with pytest.raises(Empty, match=rf"nothing arrived in .* within [\d.]+ s{culprit} for [\d.]+ s"):
             sut.get(timeout=0.1)
-        lock_word(sut)[:] = bytes(4)
-        assert sut.get(timeout=5) == "there"
+        with pytest.raises(Full, match=rf"4 of at most 4 items.* none was taken out for .* s{culprit}"):
+            sut.put_nowait("more")
+        with pytest.raises(Full, match=rf"within 0.1 s: .* none was taken out for [\d.]+ s{culprit}"):
+            sut.put("more", timeout=0.1)
+        other.kill()
+        while get_patiently(sut) != "there":
+            pass
+        sut.unlink()
+
+
+def test_who_is_stopped_elsewhere_is_not_said_to_be_taking_an_item(name: str) -> None:
+    with Queue(1, name=name) as sut, peer(name, maxsize=1) as other:
+        other.stop()
+        for call in (sut.get_nowait, lambda: sut.get(timeout=0.01)):
+            with pytest.raises(Empty) as empty:
+                call()
+            assert "is taking" not in str(empty.value)
+        sut.put("there")
+        with pytest.raises(Full, match=rf"pid {other.pid} \(python.*\), alive but stopped") as full:
+            sut.put("more", timeout=0.01)
+        assert "is taking" not in str(full.value)
+        assert sut.get() == "there"
         other.go_on()
         other.end()
 
