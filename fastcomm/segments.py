@@ -20,10 +20,13 @@ def segment_path(name: str, directory: str | os.PathLike[str] | None = None, uid
 
     `directory` None: FASTCOMM_DIR, else /dev/shm. `uid`: its creator's, None for this process's.
     """
-    folder = (
+    return os.path.join(_folder(directory), file_name(name, uid))
+
+
+def _folder(directory: str | os.PathLike[str] | None) -> str:
+    return (
         os.fspath(directory) if directory is not None else os.environ.get("FASTCOMM_DIR") or DEFAULT_DIRECTORY
     )
-    return os.path.join(folder, file_name(name, uid))
 
 
 @contextmanager
@@ -55,9 +58,7 @@ class SegmentInfo(NamedTuple):
 
 def list_segments(directory: str | os.PathLike[str] | None = None) -> list[SegmentInfo]:
     """The segments in a directory, of every user whose files can be read; disturbs nobody."""
-    folder = (
-        os.fspath(directory) if directory is not None else os.environ.get("FASTCOMM_DIR") or DEFAULT_DIRECTORY
-    )
+    folder = _folder(directory)
     paths = (os.path.join(folder, entry) for entry in sorted(os.listdir(folder)) if _FILE.fullmatch(entry))
     return [SegmentInfo(**found) for found in map(inspect, paths) if found is not None]
 

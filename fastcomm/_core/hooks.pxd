@@ -33,3 +33,13 @@ cdef extern from "fc_hooks.h" nogil:
         FC_HOOK_QUEUE_ITEM_OPENED
     void fc_hook(int hook)
     bint fc_arm_hook(int hook, int countdown)
+
+
+cdef inline int arm_hook(int hook, int countdown) except -1:
+    """Stop this process the `countdown`-th time that the calling module passes that step.
+
+    The debug build only: else RuntimeError.
+    """
+    if not fc_arm_hook(hook, countdown):
+        raise RuntimeError("fault hooks are compiled into the debug build only (FASTCOMM_DEBUG=1)")
+    return 0

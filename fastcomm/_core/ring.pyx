@@ -13,7 +13,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from fastcomm._core.atomics cimport fc_load_relaxed_u64
 from fastcomm._core.clock cimport deadline_of
 from fastcomm._core.futex cimport fc_futex_wait, fc_monotonic_ns
-from fastcomm._core.hooks cimport fc_arm_hook
+from fastcomm._core.hooks cimport arm_hook
 from fastcomm._core.layout cimport FC_SLEEP_FD, FC_SLEEP_FUTEX, fc_wait_t
 from fastcomm._core.protocol cimport *
 from fastcomm._core.ring_handle cimport RingHandle, check_limit
@@ -264,11 +264,9 @@ cdef class Ring(RingHandle):
         consumer, _ = self._consumer()
         still = self._seconds_since_a_release()
         return (
-            f"no room for a record of {nbytes} bytes in {self.name!r} within {timeout:.3g} s: {self.depth} of "
-            f"{self.capacity} bytes "
-            f"wait for its consumer, {self._describe_owner(consumer)}, which has taken nothing for "
-            f"{still:.3g} s"
-            f"{self._why_held_up()}"
+            f"no room for a record of {nbytes} bytes in {self.name!r} within {timeout:.3g} s: "
+            f"{self.depth} of {self.capacity} bytes wait for its consumer, {self._describe_owner(consumer)}, "
+            f"which has taken nothing for {still:.3g} s{self._why_held_up()}"
         )
 
     def put(self, data, timeout=None):
@@ -473,9 +471,4 @@ cdef class Peek(Lease):
 
 
 def _arm_hook(int hook, int countdown=1):
-    """Stop this process the `countdown`-th time it passes that step (FC_HOOK_*).
-
-    The debug build only: else RuntimeError.
-    """
-    if not fc_arm_hook(hook, countdown):
-        raise RuntimeError("fault hooks are compiled into the debug build only (FASTCOMM_DEBUG=1)")
+    arm_hook(hook, countdown)

@@ -23,6 +23,7 @@ cdef class RingHandle:
     cdef uint64_t records_put, bytes_put, records_got, bytes_got, sleeps, spins
 
     cdef int look(self, record_t *record) except -1
+    cdef bint clear_way(self, int status, uint64_t at, const record_t *record) except -1
     cdef int advance(self, const record_t *record) except -1
     cdef int publish_position(self) except -1
     cdef bytes take(self, const record_t *record)

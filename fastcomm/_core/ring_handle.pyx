@@ -19,7 +19,7 @@ from fastcomm._core.atomics cimport (
     fc_load_relaxed_u64,
     fc_store_seqcst_u32,
 )
-from fastcomm._core.hooks cimport FC_HOOK_BATCH_BETWEEN_HEADERS, fc_arm_hook, fc_hook
+from fastcomm._core.hooks cimport FC_HOOK_BATCH_BETWEEN_HEADERS, arm_hook, fc_hook
 from fastcomm._core.layout cimport (
     FC_CELL,
     FC_MAX_CELLS,
@@ -206,16 +206,25 @@ cdef class RingHandle:
             at = self.position
             if at != fc_load_relaxed_u64(&self.ring.shared.head):
                 self.publish_position()    # padding and given-up claims are room that somebody may wait for
-            if status == RING_EMPTY:
+            if not self.clear_way(status, at, record):
                 return 0
-            if status != RING_BUSY:
-                raise CorruptSegmentError(
-                    f"{self.name!r} has at cell {at & self.ring.mask} a header that no producer writes; "
-                    "close every handle of it and unlink it"
-                )
-            if self._owner_alive(record.owner):
-                return 0
-            ring_abort_dead(&self.ring, at, record)    # `at`: another thread may have moved on while we asked
+
+    cdef bint clear_way(self, int status, uint64_t at, const record_t *record) except -1:
+        """After a look at `at` that found no record: whether a dead owner's claim was given up there.
+
+        `at` and not our position: another thread may move on while _owner_alive() runs.
+        """
+        if status == RING_EMPTY:
+            return False
+        if status != RING_BUSY:
+            raise CorruptSegmentError(
+                f"{self.name!r} has at cell {at & self.ring.mask} a header that no producer writes; "
+                "close every handle of it and unlink it"
+            )
+        if self._owner_alive(record.owner):
+            return False
+        ring_abort_dead(&self.ring, at, record)    # exactly the word that was read before the probe
+        return True
 
     cdef int advance(self, const record_t *record) except -1:
         self.position = (self.position + record.cells) & FC_POS_MASK
@@ -550,9 +559,4 @@ cdef class RingHandle:
 
 
 def _arm_hook(int hook, int countdown=1):
-    """Stop this process the `countdown`-th time it passes that step (FC_HOOK_*).
-
-    The debug build only: else RuntimeError.
-    """
-    if not fc_arm_hook(hook, countdown):
-        raise RuntimeError("fault hooks are compiled into the debug build only (FASTCOMM_DEBUG=1)")
+    arm_hook(hook, countdown)

@@ -556,9 +556,4 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _arm_hook(int hook, int countdown=1):
-    """Stop this process the `countdown`-th time it passes that step (FC_HOOK_*).
-
-    The debug build only: else RuntimeError.
-    """
-    if not fc_arm_hook(hook, countdown):
-        raise RuntimeError("fault hooks are compiled into the debug build only (FASTCOMM_DEBUG=1)")
+    arm_hook(hook, countdown)

@@ -35,7 +35,7 @@ from libc.string cimport memcpy, strerror
 
 from fastcomm._core.atomics cimport *
 from fastcomm._core.futex cimport fc_futex_wait, fc_monotonic_ns
-from fastcomm._core.hooks cimport FC_HOOK_QUEUE_ITEM_OPENED, FC_HOOK_QUEUE_LOCKED, fc_arm_hook, fc_hook
+from fastcomm._core.hooks cimport FC_HOOK_QUEUE_ITEM_OPENED, FC_HOOK_QUEUE_LOCKED, arm_hook, fc_hook
 from fastcomm._core.item_limit cimport claim_within_limit, item_limit_t
 from fastcomm._core.layout cimport *
 from fastcomm._core.protocol cimport *
@@ -222,16 +222,8 @@ cdef class SharedQueue(Ring):
             self.unlock()
             if status == RING_EMPTY and closed:
                 raise ShutDown(f"{self.name!r} was shut down and nothing is left in it")
-            if status == RING_EMPTY:
+            if not self.clear_way(status, at, record):
                 return 0
-            if status != RING_BUSY:
-                raise CorruptSegmentError(
-                    f"{self.name!r} has at cell {at & self.ring.mask} a header that no producer writes; "
-                    "close every handle of it and unlink it"
-                )
-            if self._owner_alive(record.owner):
-                return 0
-            ring_abort_dead(&self.ring, at, record)    # exactly the word that was read before the probe
 
     cdef int look(self, record_t *record) except -1:
         """Ring's waits ask this: whether there is an item now, which somebody else may take first."""
@@ -589,8 +581,4 @@ cdef bint read_whole(int fd, bytes data) except -1:
 
 
 def _arm_hook(int hook, int countdown=1):
-    """Stop this process the `countdown`-th time it passes that step (FC_HOOK_*). The debug build only:
-    else RuntimeError.
-    """
-    if not fc_arm_hook(hook, countdown):
-        raise RuntimeError("fault hooks are compiled into the debug build only (FASTCOMM_DEBUG=1)")
+    arm_hook(hook, countdown)
