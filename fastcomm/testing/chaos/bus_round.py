@@ -20,7 +20,7 @@ from fastcomm.testing.chaos.rounds import IDLE, SMALL, WAIT, Report, Round, nap,
 from fastcomm.testing.chaos.troop import Signals
 
 # Message n of an author goes to chaos.<author>.<n modulo 3>. Patterns, and the residues that they match.
-WITNESS: tuple[tuple[str, ...], frozenset[int]] = (("chaos.>",), frozenset({0, 1, 2}))
+WITNESS: tuple[tuple[str, ...], frozenset[int]] = (("chaos.>", "witness"), frozenset({0, 1, 2}))
 WANTS: tuple[tuple[tuple[str, ...], frozenset[int]], ...] = (
     (("chaos.*.0", "chaos.*.1"), frozenset({0, 1})),
     (("chaos.>", "*.*.2"), frozenset({0, 1, 2})),
@@ -31,7 +31,8 @@ WANTS: tuple[tuple[tuple[str, ...], frozenset[int]], ...] = (
 class BusRound(Round):
     """Agents join under the name of their place, so under that of a dead one again and again.
 
-    The witness subscribes to everything before anybody publishes, and lives to the end.
+    The witness subscribes to everything before anybody publishes, and lives to the end. It alone subscribes
+    to "witness", last, so that publishers know when it is there.
     """
 
     what = "bus"
@@ -76,7 +77,7 @@ class BusRound(Round):
     def produce(self, bus: Bus, life: Life, signals: Signals, rng: random.Random) -> None:
         ledger, sequence = self.authors[life.number], 1
         with bus.join(f"publisher {life.place}") as agent:
-            agent.wait_for_subscribers("chaos.witness", timeout=60)
+            agent.wait_for_subscribers("witness", timeout=60)
             while not signals.over and (life.calls == 0 or sequence <= life.calls):
                 if sequence > MOST_SENT:
                     time.sleep(IDLE)
