@@ -15,7 +15,7 @@ and absent, which costs a system call for each.
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint32_t
 
-from fastcomm._core.atomics cimport fc_fetch_add_seqcst_u32, fc_load_relaxed_u32
+from fastcomm._core.atomics cimport fc_fetch_add_relaxed_u32, fc_load_relaxed_u32
 from fastcomm._core.futex cimport fc_futex_wait, fc_futex_wake_all, fc_futex_wake_one, fc_monotonic_ns
 
 cdef enum:
@@ -31,14 +31,14 @@ cdef struct Sleepers:
 cdef inline void ring_one(Sleepers* sleepers) noexcept:
     if sleepers.asleep > sleepers.rung:
         sleepers.rung += 1
-        fc_fetch_add_seqcst_u32(&sleepers.bell, 1)
+        fc_fetch_add_relaxed_u32(&sleepers.bell, 1)
         fc_futex_wake_one(&sleepers.bell)
 
 
 cdef inline void ring_all(Sleepers* sleepers) noexcept:
     if sleepers.asleep > sleepers.rung:
         sleepers.rung = sleepers.asleep
-        fc_fetch_add_seqcst_u32(&sleepers.bell, 1)
+        fc_fetch_add_relaxed_u32(&sleepers.bell, 1)
         fc_futex_wake_all(&sleepers.bell)
 
 
