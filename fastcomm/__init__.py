@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from fastcomm.events import EventBus, EventBusStats
     from fastcomm.queue import JoinableQueue, Queue, SimpleQueue
     from fastcomm.rings import RingBuffer, RingStats
+    from fastcomm.structs import Struct
     from fastcomm.subjects import (
         SubjectRegistry,
         collides,
@@ -101,6 +102,7 @@ __all__ = [
     "ShmFullError",
     "ShutDown",
     "SimpleQueue",
+    "Struct",
     "SubjectRegistry",
     "Subscription",
     "TableFullError",
@@ -125,6 +127,7 @@ _MODULES = {
     "fastcomm.events": ("EventBus", "EventBusStats"),
     "fastcomm.queue": ("JoinableQueue", "Queue", "SimpleQueue"),
     "fastcomm.rings": ("RingBuffer", "RingStats"),
+    "fastcomm.structs": ("Struct",),
     "fastcomm.subjects": (
         "SubjectRegistry",
         "collides",

@@ -28,6 +28,8 @@ PUBLIC = {
     # events
     "EventBus",
     "EventBusStats",
+    # messages with a layout
+    "Struct",
     # rings
     "RingBuffer",
     "RingStats",
