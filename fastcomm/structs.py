@@ -37,7 +37,7 @@ from typing import (
 
 from fastcomm._core.schema import Layout, StructMeta
 from fastcomm._core.struct_array import Rows, pack_rows
-from fastcomm._core.struct_base import StructBase, registry, set_up
+from fastcomm._core.struct_base import StructBase, registry, set_up, unpack
 from fastcomm.errors import DecodeError, EncodeError
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ __all__ = [
     "u2",
     "u4",
     "u8",
+    "unpack",
 ]
 
 ITEM_CODES = ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f4", "f8")

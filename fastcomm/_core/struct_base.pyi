@@ -1,4 +1,4 @@
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, final
 
 from typing_extensions import Buffer
 
@@ -7,6 +7,11 @@ from fastcomm._core.schema import Layout, StructMeta
 __pyx_capi__: dict[str, object]
 
 registry: dict[int, Any]
+
+@final
+class BoundMethod:
+    def __new__(cls, function: object, owner: object) -> BoundMethod: ...
+    def __get__(self, instance: object, owner: object = ..., /) -> Any: ...
 
 class StructBase:
     __hash__: ClassVar[None]  # type: ignore[assignment]
@@ -21,4 +26,4 @@ class StructBase:
 
 def set_up(cls: StructMeta, layout: Layout | None) -> None: ...
 def encode_struct(instance: object) -> bytes: ...
-def unpack_any(buffer: Buffer) -> Any: ...
+def unpack(buffer: Buffer) -> Any: ...

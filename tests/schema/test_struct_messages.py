@@ -199,6 +199,20 @@ class TestInstances:
         assert Celsius(273.15).degrees == 0
         assert Celsius.unpack(Celsius(273.15).pack()).degrees == 0
 
+    def test_own_unpack_is_kept_and_inherited(self) -> None:
+        class Quiet(Struct):
+            x: u1
+
+        class Loud(Quiet):
+            @classmethod
+            def unpack(cls, buffer: Any, offset: int = 0) -> Any:
+                return "loud", super().unpack(buffer, offset)
+
+        class Louder(Loud):
+            y: u1 = 0
+
+        assert Louder.unpack(Louder(1).pack()) == ("loud", Louder(1))
+
     def test_equality_is_by_value_and_class(self) -> None:
         class Same(Struct):
             x: f8

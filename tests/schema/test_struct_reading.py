@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from struct_classes import Everything, Leg, Mode, Side, everything, example
 
 from fastcomm import DecodeError, Struct
-from fastcomm._core.struct_base import encode_struct, unpack_any
-from fastcomm.structs import Array, f4, f8, registry, u1, u2, u4
+from fastcomm._core.struct_base import encode_struct
+from fastcomm.structs import Array, f4, f8, registry, u1, u2, u4, unpack
 
 HEADER = 16
 
@@ -50,7 +50,7 @@ class TestHostileBytes:
         with pytest.raises(DecodeError):
             Everything.unpack(data)
         with pytest.raises(DecodeError):
-            unpack_any(data)
+            unpack(data)
 
     @given(everything, st.data())
     def test_mutated_messages_are_a_value_or_a_decode_error(self, value: Everything, data: Any) -> None:
@@ -273,17 +273,17 @@ class TestRegistry:
             x: f4
 
         try:
-            assert unpack_any(encode_struct(Known(0.5))) == Known(0.5)
+            assert unpack(encode_struct(Known(0.5))) == Known(0.5)
         finally:
             del registry[904]
         with pytest.raises(DecodeError, match="type id 904, for which no class is known here"):
-            unpack_any(Known(0.5).pack())
+            unpack(Known(0.5).pack())
 
     def test_registry_with_the_wrong_class(self) -> None:
         registry[904] = Leg
         try:
             with pytest.raises(DecodeError, match="type id"):
-                unpack_any(changed(Leg("a", 0, True).pack(), 4, struct.pack("<I", 904)))
+                unpack(changed(Leg("a", 0, True).pack(), 4, struct.pack("<I", 904)))
         finally:
             del registry[904]
 
