@@ -125,4 +125,12 @@ cdef inline Layout layout_of(PyTypeObject* cls):
     return (<StructMeta> <object> <PyObject*> cls).compiled
 
 cdef str signature_text(bytes signature, Layout layout)
-cdef Layout known_layout(object cls)
+cdef int refuse_base() except -1
+
+
+cdef inline Layout known_layout(object cls):
+    """The layout of a Struct class."""
+    cdef Layout layout = (<StructMeta?> cls).compiled
+    if layout is None:
+        refuse_base()
+    return layout

@@ -353,12 +353,8 @@ cdef class Layout:
         return value
 
 
-cdef Layout known_layout(object cls):
-    """The layout of a Struct class."""
-    cdef Layout layout = (<StructMeta?> cls).compiled
-    if layout is None:
-        raise TypeError("Struct itself has no layout; use a class that is derived from it")
-    return layout
+cdef int refuse_base() except -1:
+    raise TypeError("Struct itself has no layout; use a class that is derived from it")
 
 
 cdef class StructMeta(type):
