@@ -4,6 +4,7 @@ nobody is held up.
 
 import os
 import threading
+import time
 from typing import Any
 
 import pytest
