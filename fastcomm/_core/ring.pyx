@@ -101,12 +101,13 @@ cdef class Ring(RingHandle):
     cdef bint spin_for_record(self, int64_t now, int64_t deadline) except -1:
         """Spin, if that pays lately; whether something came."""
         cdef int64_t took, budget = spin_budget_ns(&self.spin_get)
+        cdef uint64_t position = self.position    # under the GIL: another thread of this handle may move it
         if budget == 0:
             return False
         if deadline >= 0:
             budget = min(budget, deadline - now)
         with nogil:
-            took = ring_spin_for_record(&self.ring, self.position, now, budget)
+            took = ring_spin_for_record(&self.ring, position, now, budget)
         if took < 0:
             spin_missed(&self.spin_get)
             return False
@@ -224,6 +225,7 @@ cdef class Ring(RingHandle):
         cdef int64_t now = fc_monotonic_ns()
         cdef int64_t budget, took
         cdef uint32_t seen, cells = record_cells(nbytes)
+        cdef ring_t ring
         cdef fc_wait_t *wait = &self.ring.shared.not_full
         if deadline[0] == 0:
             deadline[0] = deadline_of(timeout)
@@ -234,8 +236,9 @@ cdef class Ring(RingHandle):
         if budget:
             if deadline[0] >= 0:
                 budget = min(budget, deadline[0] - now)
+            ring = self.ring    # under the GIL: another thread of this handle may change it
             with nogil:
-                took = ring_spin_for_room(&self.ring, cells, now, budget)
+                took = ring_spin_for_room(&ring, cells, now, budget)
             if took >= 0:
                 spin_rewarded(&self.spin_put, took)
                 self.spins += 1
