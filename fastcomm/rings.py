@@ -48,9 +48,10 @@ class RingBuffer(Ring):
     what the parent had open (claims, peeks, roles) stays the parent's.
 
     When a peer is killed (SIGKILL at any point): its committed records arrive, its unfinished claim is
-    skipped, its role can be taken; what a killed get() or get_many() had not returned, nobody had, and the
-    next consumer gets it. put() into a full ring whose consumer was killed, and get() when the last
-    other handle was killed, raise PeerDiedError once; the next call waits for a new peer.
+    skipped, its role can be taken; what a get() or get_many() was taking when it was killed has gone with it
+    or comes to the next consumer, never both; all else comes. put() into a full ring whose consumer was
+    killed, and get() when the last other handle was killed, raise PeerDiedError once; the next call waits for
+    a new peer.
     """
 
     _segment: Segment
