@@ -22,6 +22,7 @@ KINDS: dict[str, type[Round]] = {"ring": RingRound, "queue": QueueRound, "bus": 
 
 
 ROUND_SECONDS = 300.0  # more than a troop's patience, several times over
+LATE_AGAIN = 5.0
 
 
 @contextmanager
@@ -32,7 +33,8 @@ def limited(seconds: float) -> Iterator[None]:
         raise Violation(f"hangs: expected a round to take less than {seconds:g} s, and here it waits")
 
     before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    # And again: what is raised within a callback of fork() or a __del__ is only printed.
+    signal.setitimer(signal.ITIMER_REAL, seconds, LATE_AGAIN)
     try:
         yield
     finally:
