@@ -15,7 +15,7 @@ menu:
 	@echo 'make test       set up, run the tests on the release build, and the crash tests on the debug build'
 	@echo 'make lint       ruff, cython-lint, mypy, stubtest, sync points of memory orders, a build with warnings as errors'
 	@echo 'make model      the models of the protocol, all interleavings of them, with spin (docs/models.md)'
-	@echo 'make model-full their larger bounds, exhaustively: hours, at most 8 GB'
+	@echo 'make model-full their larger bounds, exhaustively: about 20 minutes, 5 GB'
 	@echo 'make asan       the tests under AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo 'make tsan       threads that share a mapping under ThreadSanitizer, and without each memory order (docs/verification.md)'
 	@echo 'make chaos      thousands of processes killed, stopped and replaced, and an oracle, 3 minutes (docs/chaos.md)'

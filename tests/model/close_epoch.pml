@@ -12,7 +12,7 @@
  * that is the protocol, and not a violation here.
  * Not here: the subscription table, the copy of a record that its receiver had in hand when it was killed.
  *
- * 5,534,950 states, 15 s. K=2, two records each: `make model-full`, and bitstate otherwise.
+ * 5,534,950 states, 15 s. K=2, two records each: bitstate only.
  * PUNCH_HEADERS, the pages of header words are given back too, so that they read as 0 (the code keeps them, for other
  *   reasons): 5,881,210 states, 18 s.
  * Must fail: NO_CLOSE; CLOSE_WITHOUT_HELP; EPOCH_LAST, the epoch is stored after the drain; NO_SECOND_LOAD, the

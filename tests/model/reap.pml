@@ -13,8 +13,8 @@
  * nobody writes into pages given back; no dead end.
  * Not here: the tables, several inboxes, waiting for room.
  *
- * JOINERS=1: 833,596 states, 3 s; the last process is the second reaper then. JOINERS=2 is for `make model-full`, and
- * bitstate otherwise.
+ * JOINERS=1: 833,596 states, 3 s; the last process is the second reaper then. JOINERS=2: more than 14 million,
+ * bitstate only.
  * Must fail: FREE_FIRST (JOINERS=2), slots are freed before what their dead holders had is resolved; NO_RESOLVE, a number
  * is freed without giving up its dead holder's claims in the inbox. TWO_REAPERS breaks nothing: it claims that no second
  * reaper goes on with what a dead one began, and its failing shows that this happens here.
