@@ -338,6 +338,13 @@ class Struct(StructBase, metaclass=StructType):
 
     __slots__ = ()
 
+    def __replace__(self, /, **changes: Any) -> Self:
+        """A copy with some fields changed: what ``copy.replace()`` of Python 3.13 calls. TypeError for a name
+        that is no field.
+        """
+        names: Iterable[str] = self.__match_args__
+        return type(self)(**{name: getattr(self, name) for name in names} | changes)
+
     @classmethod
     def array(cls, buffers: Iterable[Buffer]) -> StructArray:
         """The messages in `buffers` as the rows of one numpy array of `cls.dtype`, no Python object for each.

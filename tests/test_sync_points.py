@@ -160,6 +160,8 @@ def test_two_sites_of_one_name_in_different_files_are_told(tmp_path: Path) -> No
 
 
 def test_the_script_says_yes_to_this_tree() -> None:
+    if not (ROOT / README).exists():
+        pytest.skip("the tests stand without the sources here, beside an installed fastcomm")
     command = [sys.executable, str(ROOT / "scripts" / "check_sync_points.py")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -18,7 +18,7 @@ from fastcomm.testing.chaos.__main__ import main
 from fastcomm.testing.chaos.campaign import KINDS
 from fastcomm.testing.chaos.history import ReaderLedger
 from fastcomm.testing.chaos.plan import CONSUMER, FOUNDER, STEPS, Life, draw, theme_of
-from fastcomm.testing.chaos.rounds import QueueRound, RingRound
+from fastcomm.testing.chaos.rounds import WAIT, QueueRound, RingRound, noted
 from fastcomm.testing.chaos.troop import Tally, Troop
 
 CAMPAIGN = "fastcomm.testing.chaos"
@@ -92,10 +92,10 @@ def fails(campaign: Campaign) -> str:
 
 
 def test_a_message_that_is_thrown_away_is_reported_with_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def forgetful(self: RingRound, ring: RingBuffer) -> list[bytes]:
-        return ring.try_get_many()[1:]
+    def forgetful(self: RingRound, ring: RingBuffer, ledger: ReaderLedger, rng: object) -> int:
+        return noted(ledger, 8, lambda: ring.get_many(8, timeout=WAIT)[1:])
 
-    monkeypatch.setattr(RingRound, "take_now", forgetful)
+    monkeypatch.setattr(RingRound, "take", forgetful)
     text = fails(Campaign("ring", seed=1))
     assert "lost: expected at most" in text
     assert re.search(r"repeated by: --what ring --seed \d+", text)

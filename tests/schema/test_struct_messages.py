@@ -595,3 +595,11 @@ def test_threads_pack_and_unpack_side_by_side() -> None:
 def test_level_and_side_are_stored_as_documented() -> None:
     row = np.frombuffer(example(level=Level.LOW).pack(), Everything.dtype, 1, HEADER)[0]
     assert (row["level"], row["side"]) == (-5, 1)
+
+
+def test_a_replaced_field_changes_the_copy_alone() -> None:
+    point = Point(x=1.0, label="a")
+    assert point.__replace__(label="b") == Point(x=1.0, label="b")
+    assert point == Point(x=1.0, label="a")
+    with pytest.raises(TypeError, match="no field 'z'"):
+        point.__replace__(z=1)
