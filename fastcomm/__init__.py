@@ -14,11 +14,13 @@ from fastcomm._version import __version__
 # Type checkers take this name for true. The constant of that name in `typing` would load `typing`.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from fastcomm._core.codec import decode, encode, encode_into
+    from fastcomm._core.codec import Codec, decode, encode, encode_into
     from fastcomm._core.heap import PriorityQueue, PriorityQueueStats
     from fastcomm._core.message import Message
+    from fastcomm._core.strings import StringTable
     from fastcomm.agent import Agent, AgentStats, Subscription
     from fastcomm.bus import AgentInfo, Bus, connect
+    from fastcomm.codec import CodecPool
     from fastcomm.errors import (
         AbiMismatchError,
         BusMismatchError,
@@ -69,6 +71,8 @@ __all__ = [
     "Bus",
     "BusMismatchError",
     "ClosedError",
+    "Codec",
+    "CodecPool",
     "CorruptSegmentError",
     "DecodeError",
     "Empty",
@@ -102,6 +106,7 @@ __all__ = [
     "ShmFullError",
     "ShutDown",
     "SimpleQueue",
+    "StringTable",
     "Struct",
     "SubjectRegistry",
     "Subscription",
@@ -119,11 +124,13 @@ __all__ = [
 ]
 
 _MODULES = {
-    "fastcomm._core.codec": ("decode", "encode", "encode_into"),
+    "fastcomm._core.codec": ("Codec", "decode", "encode", "encode_into"),
     "fastcomm._core.heap": ("PriorityQueue", "PriorityQueueStats"),
     "fastcomm._core.message": ("Message",),
+    "fastcomm._core.strings": ("StringTable",),
     "fastcomm.agent": ("Agent", "AgentStats", "Subscription"),
     "fastcomm.bus": ("AgentInfo", "Bus", "connect"),
+    "fastcomm.codec": ("CodecPool",),
     "fastcomm.events": ("EventBus", "EventBusStats"),
     "fastcomm.queue": ("JoinableQueue", "Queue", "SimpleQueue"),
     "fastcomm.rings": ("RingBuffer", "RingStats"),

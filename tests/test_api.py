@@ -34,6 +34,9 @@ PUBLIC = {
     "RingBuffer",
     "RingStats",
     # codec
+    "Codec",
+    "CodecPool",
+    "StringTable",
     "decode",
     "encode",
     "encode_into",

@@ -2,6 +2,9 @@
 
 import array
 import collections
+import dataclasses
+import datetime
+import decimal
 import enum
 import gc
 import json
@@ -11,28 +14,43 @@ import struct
 import sys
 import threading
 import tracemalloc
+import uuid
+import zoneinfo
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from oracle_codec import oracle_decode
 
-from fastcomm._core import codec
-from fastcomm._core.codec import decode, encode, encode_into
+from fastcomm._core.codec import Codec, decode, encode, encode_into
 from fastcomm._core.encoder import Encoder
 from fastcomm.errors import DecodeError, EncodeError
 
 HEAD = b"\xc1\x01"
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "codec_v1.json").read_text())
-NAMES = {"bytearray": bytearray, "inf": math.inf, "nan": math.nan, "list": list, "range": range}
-CORPUS = [bytes.fromhex(entry["hex"]) for entry in GOLDEN if len(entry["hex"]) < 1000]
+NAMES = {
+    "inf": math.inf,
+    "nan": math.nan,
+    "dt": datetime,
+    "decimal": decimal,
+    "np": np,
+    "uuid": uuid,
+    "zoneinfo": zoneinfo,
+}
+WIRE = (Path(__file__).parent.parent / "docs" / "wire.md").read_text()
+PLAIN = [entry for entry in GOLDEN if not entry["name"].startswith("compressed")]
+CORPUS = [bytes.fromhex(entry["hex"]) for entry in PLAIN if len(entry["hex"]) < 1000]
 
 keys = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
-    lambda inner: st.lists(inner, max_size=3).map(tuple),
+    lambda inner: st.lists(inner, max_size=3).map(tuple) | st.frozensets(inner, max_size=3),
     max_leaves=4,
 )
-repeated = st.sampled_from(["id", "owner", "kind", "x", "größe", "a key of more than thirty-one bytes"])
+repeated = st.sampled_from(
+    ["id", "owner", "kind", "nextPageToken", "x", "größe", "a key of more than thirty-one bytes"]
+)
 scalars = (
     st.none()
     | st.booleans()
@@ -42,6 +60,7 @@ scalars = (
     | st.text()
     | st.binary()
     | st.binary().map(bytearray)
+    | st.sets(keys)
 )
 values = st.recursive(
     scalars,
@@ -60,6 +79,10 @@ def alike(a, b):
         return alike(list(a.items()), list(b.items()))
     if type(a) in (list, tuple):
         return len(a) == len(b) and all(map(alike, a, b))
+    if isinstance(a, (np.ndarray, np.generic)):
+        return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+    if type(a) is decimal.Decimal:
+        return str(a) == str(b)
     return a == b
 
 
@@ -169,23 +192,59 @@ def test_references_do_not_leak_from_one_message_into_the_next():
 
 @pytest.mark.parametrize("entry", GOLDEN, ids=lambda entry: entry["name"])
 def test_golden_message(entry):
+    if entry["name"].startswith("compressed by "):
+        pytest.importorskip({"lz4": "lz4", "zstd": "zstandard"}[entry["name"].split()[-1]])
     value = eval(entry["value"], dict(NAMES))
     message = bytes.fromhex(entry["hex"])
     assert alike(decode(message), value)
+    if not entry["name"].startswith("compressed by "):
+        assert alike(oracle_decode(message), value)
     if entry["encodes"]:
         assert encode(value) == message
 
 
-def test_the_docstring_shows_the_golden_bytes():
-    example = next(entry for entry in GOLDEN if entry["name"] == "example of the docstring")
-    shown = re.sub(r"[\[\] ]", "", codec.__doc__).lower()
-    assert example["hex"] in shown
+def test_every_tag_has_a_golden_message():
+    def tags(message):
+        return {*message[2:]} if message[1] == 1 else set()
+
+    fixed = {*range(0x58, 0x60), *range(0xB8, 0xBE), *range(0xF0, 0xF8), 0xFB, 0xFC}
+    assert fixed - set().union(*map(tags, CORPUS)) == set()
+
+
+@given(values)
+def test_the_decoder_agrees_with_the_one_written_from_the_description(value):
+    assert alike(oracle_decode(encode(value)), value)
+
+
+Colour = enum.Enum("Colour", "RED")
+Point = collections.namedtuple("Point", "x y")
+
+
+@dataclasses.dataclass
+class Task:
+    owner: str
+
+
+EXAMPLES = re.findall(r"^    >>> (.+)\n    (\[C1 .+)", WIRE, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("call", "shown"), EXAMPLES, ids=[call for call, _ in EXAMPLES])
+def test_the_page_of_the_format_shows_what_is_written(call, shown):
+    names = NAMES | {"encode": encode, "Codec": Codec, "Colour": Colour, "Point": Point, "Task": Task}
+    names |= {"Decimal": decimal.Decimal, "datetime": datetime.datetime, "timezone": datetime.timezone}
+    message = eval(call, names)
+    assert message == bytes.fromhex(re.sub(r"[\[\]]", "", shown))
+    types = {"Colour": Colour, "Point": Point, "Task": Task}
+    assert alike(Codec(types=types).decode(message), oracle_decode(message, types))
+
+
+def test_the_page_of_the_format_has_examples():
+    assert len(EXAMPLES) >= 10
 
 
 # ---------------------------------------------------------------- refusals of the encoder
 
-Point = collections.namedtuple("Point", "x y")
-Colour = enum.IntEnum("Colour", "RED")
+Level = enum.IntEnum("Level", "LOW")
 Name = type("Name", (str,), {})
 
 
@@ -195,10 +254,11 @@ Name = type("Name", (str,), {})
         (object(), "$"),
         ({"tasks": [1, 2, 3, {"owner": object()}]}, "$.tasks[3].owner"),
         ({"a b": (0, 1j)}, "$['a b'][1]"),
-        ({7: {None: [set()]}}, "$[7][None][0]"),
-        ({"a": {(1, frozenset()): 1}}, "$.a"),
+        ({7: {None: [object()]}}, "$[7][None][0]"),
+        ({"a": {(1, object()): 1}}, "$.a"),
+        ({"a": [{1, 2, (object,)}]}, "$.a[0]"),
         ([Point(1, 2)], "$[0]"),
-        ({"colour": Colour.RED}, "$.colour"),
+        ({"level": Level.LOW}, "$.level"),
         ({Name("x"): 1}, "$"),
         ([collections.OrderedDict()], "$[0]"),
         ([collections.defaultdict(int)], "$[0]"),
@@ -214,7 +274,9 @@ def test_what_cannot_be_encoded_is_refused_with_the_path_to_it(value, path):
 
 
 def test_a_subclass_is_refused_with_the_advice_to_convert():
-    with pytest.raises(EncodeError, match=r"convert it with tuple\(\.\.\.\)"):
+    with pytest.raises(EncodeError, match=r"convert it with dict\(\.\.\.\)"):
+        encode(collections.OrderedDict())
+    with pytest.raises(EncodeError, match=r"register its class"):
         encode(Point(1, 2))
 
 
@@ -281,6 +343,7 @@ def test_a_refusal_leaves_the_encoder_usable():
 def test_a_refusal_leaks_no_reference():
     key, bad = "a key " + "x" * 20, object()
     value = {key: {(1, 2): [bad]}}
+    encode({key: 1})  # which remembers the key
     before = sys.getrefcount(key), sys.getrefcount(bad)
     for _ in range(50):
         with pytest.raises(EncodeError):
@@ -449,7 +512,13 @@ def test_random_bytes_give_a_value_or_a_decode_error(data):
         (b"{}", "first byte is 0x7B", 0),
         (b"\xc1\x02\x00", "version 2 is unknown", 1),
         (b"\xc1\x00\x00", "version 0 is unknown", 1),
-        (b"\xc1\x11\x00", "flags 0x1 are unknown", 1),
+        (b"\xc1\x11\x00", "the message of a Struct", 1),
+        (b"\xc1\x61\x00", "flags 0x6 are unknown", 1),
+        (b"\xc1\x91" + bytes(8), "flags 0x9 are unknown", 1),
+        (b"\xc1\x81" + b"\x01\x02\x03\x04\x00", "string table 0x04030201", 2),
+        (b"\xc1\x81\x00", "cut short", 2),
+        (HEAD + b"\xe8\x00", "entry 0 of a string table", 2),
+        (HEAD + b"\xbe\x05", "entry 5 of a string table", 2),
         (HEAD + b"\x00\x00", "1 bytes follow", 3),
         (HEAD + b"\xa1\x90\x00", "can't be hashed", 3),
         (HEAD + b"\xa2\x00\x00\xb1\xa0\x00", "can't be hashed", 5),
@@ -458,8 +527,10 @@ def test_random_bytes_give_a_value_or_a_decode_error(data):
         (HEAD + b"\x63\xed\xa0\x80", "not UTF-8", 3),
         (HEAD + b"\x5d" + b"\xff" * 9, "more than nine bytes", 3),
         (HEAD + b"\xff\x00", "unknown tag 0xFF", 2),
-        (HEAD + b"\xbc", "unknown tag 0xBC", 2),
-        (HEAD + b"\xd0", "unknown tag 0xD0", 2),
+        (HEAD + b"\xbf", "unknown tag 0xBF", 2),
+        (HEAD + b"\xe1\xf0", "word 512 of a table that has 512", 2),
+        (HEAD + b"\xbc\x01\x90", "can't be hashed", 4),
+        (HEAD + b"\xbc\x02\x01\x01", "occurs twice", 2),
         (HEAD + b"\xc0\x00", "reference to offset 0", 2),
         (HEAD + b"\xc0\x02", "reference to offset 2", 2),
         (HEAD + b"\x92\x63abc\xcf\xff", "reference to offset 4095", 7),
@@ -473,13 +544,13 @@ def test_each_fault_is_named_with_its_offset(message, text, offset):
     assert caught.value.offset == offset
 
 
-@pytest.mark.parametrize("tag", sorted({*range(0xBC, 0xC0), *range(0xD0, 0x100)}))
+@pytest.mark.parametrize("tag", [0xBF, 0xFF])
 def test_a_reserved_tag_is_a_decode_error(tag):
     with pytest.raises(DecodeError, match=f"unknown tag 0x{tag:02X}"):
         decode(HEAD + bytes([tag]) + bytes(20))
 
 
-@pytest.mark.parametrize("tag", [0x5C, 0x5D, 0x5E, 0x5F, 0xB8, 0xB9, 0xBA, 0xBB])
+@pytest.mark.parametrize("tag", [0x5C, 0x5D, 0x5E, 0x5F, 0xB8, 0xB9, 0xBA, 0xBB, 0xBC, 0xBD])
 @pytest.mark.parametrize("size", [100, 2**31, 2**60, 2**62, 2**63 - 1])
 def test_a_size_beyond_the_input_fails_before_anything_is_allocated(tag, size):
     message = HEAD + bytes([tag]) + varint(size)
@@ -535,19 +606,20 @@ def test_memory_stays_within_a_small_multiple_of_the_input(message):
 
 def test_neither_success_nor_failure_leaks_memory():
     messages = CORPUS + [message[:-1] for message in CORPUS] + [message + b"!" for message in CORPUS]
+    codec = Codec(interning=False)  # what is kept of strings seen lately moves for a long time
 
     def work():
         for message in messages:
             for copy in (True, False):
                 try:
-                    encode(decode(message, copy=copy))
+                    codec.encode(codec.decode(message, copy=copy))
                 except DecodeError:
                     continue
 
-    work()
-    tracemalloc.start()
+    tracemalloc.start()  # first, so that what caches keep is counted whenever it was allocated
     try:
-        work()
+        for _ in range(150):  # numpy and the interpreter take some time until they have all they keep
+            work()
         gc.collect()
         before = tracemalloc.get_traced_memory()[0]
         for _ in range(20):

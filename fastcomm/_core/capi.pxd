@@ -19,7 +19,7 @@ cdef extern from "Python.h":
         pass
 
     PyTypeObject PyBool_Type, PyLong_Type, PyFloat_Type, PyUnicode_Type, PyBytes_Type, PyByteArray_Type
-    PyTypeObject PyMemoryView_Type, PyList_Type, PyTuple_Type, PyDict_Type
+    PyTypeObject PyMemoryView_Type, PyList_Type, PyTuple_Type, PyDict_Type, PySet_Type, PyFrozenSet_Type
     PyObject* Py_None
     PyObject* Py_True
     PyObject* Py_False
@@ -35,7 +35,8 @@ cdef extern from "Python.h":
     void PyErr_Clear() noexcept
     void PyErr_SetObject(PyObject*, PyObject*) noexcept
     PyObject* PyErr_NoMemory() noexcept
-    PyObject* PyExc_TypeError
+    PyObject* PyExc_Exception
+    PyObject* PyExc_MemoryError
     PyObject* PyExc_UnicodeDecodeError
 
     long long PyLong_AsLongLongAndOverflow(PyObject*, int*) noexcept
@@ -54,6 +55,7 @@ cdef extern from "Python.h":
     void* PyUnicode_DATA(PyObject*) noexcept
     uint32_t PyUnicode_READ(int, void*, Py_ssize_t) noexcept
     PyObject* PyUnicode_New(Py_ssize_t, uint32_t) noexcept
+    void PyUnicode_InternInPlace(PyObject**) noexcept
     PyObject* PyUnicode_DecodeUTF8(const char*, Py_ssize_t, const char*) noexcept
 
     bint PyBytes_CheckExact(object) noexcept
@@ -69,6 +71,11 @@ cdef extern from "Python.h":
     PyObject* PyList_GET_ITEM(PyObject*, Py_ssize_t) noexcept
     PyObject* PyList_New(Py_ssize_t) noexcept
     void PyList_SET_ITEM(PyObject*, Py_ssize_t, PyObject*) noexcept
+    PyObject* PySequence_Tuple(PyObject*) noexcept
+    Py_ssize_t PySet_GET_SIZE(PyObject*) noexcept
+    PyObject* PySet_New(PyObject*) noexcept
+    PyObject* PyFrozenSet_New(PyObject*) noexcept
+    int PySet_Add(PyObject*, PyObject*) noexcept
     Py_ssize_t PyTuple_GET_SIZE(PyObject*) noexcept
     PyObject* PyTuple_GET_ITEM(PyObject*, Py_ssize_t) noexcept
     PyObject* PyTuple_New(Py_ssize_t) noexcept

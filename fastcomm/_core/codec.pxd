@@ -1,4 +1,26 @@
-"""What other compiled modules may use of the codec: an ``Encoder`` to keep, and ``c_decode``."""
+"""What other compiled modules may use of the codec: a ``Codec`` or ``Encoder`` to keep, and ``c_decode``."""
 
-from fastcomm._core.decoder cimport c_decode
+cimport cython
+from libc.stdint cimport uint8_t, uint64_t
+
+from fastcomm._core.decoder cimport Decoder, c_decode
 from fastcomm._core.encoder cimport Encoder
+
+
+@cython.final
+cdef class Codec:
+    cdef Encoder encoder
+    cdef Decoder decoder
+    cdef readonly object strings
+    cdef object types, compress
+    cdef dict options
+    cdef int flag                       # of the compression, in the header
+    cdef Py_ssize_t threshold, max_size, max_decompressed
+    cdef bytes kept                     # what c_encode returned a pointer to
+    cdef readonly uint64_t compressed, compression_failures
+
+    # The bytes stay valid until the next call on this codec.
+    cdef const uint8_t* c_encode(self, object obj, Py_ssize_t* length) except NULL
+    cdef object c_decode(self, const uint8_t* data, Py_ssize_t length)
+    cdef bytes shrunk(self, const uint8_t* data, Py_ssize_t length)
+    cdef int check_size(self, Py_ssize_t length) except -1

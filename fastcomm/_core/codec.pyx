@@ -1,59 +1,181 @@
-"""Python objects to bytes and back.
+"""Codec: an encoder and a decoder with the same options. The format is described in docs/wire.md."""
 
-Thread and process safety: the functions may be called from any thread; an ``Encoder`` belongs to one caller
-at a time. A buffer that changes while it is decoded gives wrong values or a ``DecodeError``, never a crash.
-
-Only exact types are encoded. A subclass (namedtuple, IntEnum, OrderedDict) would come back as its base, so it
-is refused. No Python code is called on behalf of a message.
-
-A message is two bytes of header and one value. All numbers are little-endian::
-
-    C1 | version (low nibble, 1) and flags (high nibble, none defined yet) | value
-
-A value begins with a tag byte. ``size`` is a LEB128 varint of at most nine bytes, seven bits each, lowest
-first.
-
-    00nnnnnn             int 0..63
-    01000nnn             int -8..-1, as tag - 0x48
-    01001nnn             int >= 0 in n+1 bytes
-    01010nnn             int < 0, as -1 - (the n+1 bytes)
-    58 59 5A             None, False, True
-    5B                   float: the 8 bytes of its IEEE 754 double, NaN payload and all
-    5C size              int of any size: two's complement in `size` bytes
-    5D size              str: `size` bytes of UTF-8
-    5E size              bytes
-    5F size              bytearray
-    011nnnnn             str of 0..31 bytes of UTF-8
-    1000nnnn             bytes, 0..15 of them
-    1001nnnn             list of 0..15 values
-    1010nnnn             dict of 0..15 pairs: key, value, key, value...
-    10110nnn             tuple of 0..7 values
-    B8 B9 BA size        list, tuple, dict
-    BB size              str said before: its tag is `size` bytes from the message's start, and is 011nnnnn
-    BC..BF               reserved: set, frozenset, ...
-    1100hhhh llllllll    str said before, as BB, at offset 0xhll
-    D0..EF               reserved: strings of shared tables (common words, the bus's table)
-    F0..FE               reserved: datetime, UUID, Decimal, Enum, dataclass, numpy, Struct, ...
-    FF type              reserved: 256 more types
-
-Within lists and tuples of two or more items the encoder writes an ASCII key of 2..31 bytes that came before
-as a reference, for the first 64 keys; elsewhere the search costs more than it saves. A decoder takes
-references wherever a value may be. Only strings of up to 31 bytes can be referred to, so that a reference
-stands for at most a small multiple of its size.
-
-``encode([{"id": 7, "tag": "a"}, {"id": -300, "tag": None}])``::
-
-    [C1 01] [92] [A2] [62 69 64] [07] [63 74 61 67] [61 61] [A2] [C0 04] [51 2B 01] [C0 08] [58]
-       |     |    |       |       |         |          |     |      |        |         |     |
-    version  | dict of 2 "id"     7       "tag"       "a"    |    "id" at    |     "tag" at  None
-       1   list of 2                                     dict of 2  4    -1 - 299      8
-
-The decoder counts the values that it still owes to the containers around: each takes at least one byte, so a
-size that the rest of the input can't hold is refused before anything is allocated for it. A byte of input
-makes at most about 128 bytes of objects.
-"""
+cimport cython
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.stdint cimport uint8_t
+from libc.string cimport memcpy
 
 from fastcomm._core.decoder import decode
 from fastcomm._core.encoder import encode, encode_into
+from fastcomm.errors import EncodeError
 
-__all__ = ["decode", "encode", "encode_into"]
+from fastcomm._core.wire cimport HEADER, MAGIC, NO_LIMIT, VERSION
+
+__all__ = ["Codec", "decode", "encode", "encode_into"]
+
+cdef enum:
+    MAX_DECOMPRESSED = 16 << 20
+    THRESHOLD = 4096
+
+
+@cython.final
+cdef class Codec:
+    """encode(), encode_into() and decode() with options; both ends need the same types, fallback and strings.
+
+    `types`: Enum, dataclass and namedtuple classes, or a dict of names and classes; see register().
+    `fallback="pickle"`: what else can't be encoded is pickled, and pickles are read, which runs any code that
+    a message brings: for peers that are trusted with that.
+    `compression`: "lz4" or "zstd", of messages from `threshold` bytes on, kept if smaller; at `level`. Every
+    codec decompresses, up to `max_decompressed` bytes. A compressor that fails leaves the message as it is,
+    which `compression_failures` counts; `compressed` counts the messages that were sent smaller.
+    `max_size`: of a message in bytes; EncodeError or DecodeError beyond.
+    `interning`: False writes every key out, and keeps no strings seen lately when decoding.
+    `strings`: a StringTable to share and to learn keys into.
+
+    Raises ImportError if the package of a compression is missing, TypeError and ValueError for an option that
+    can't be. Thread safety: yes, but threads that share one take turns; see CodecPool. Not for other processes:
+    make one there.
+    """
+
+    def __init__(
+        self, *, object types=(), object fallback=None, object compression=None, object level=None,
+        Py_ssize_t threshold=THRESHOLD, object max_size=None, Py_ssize_t max_decompressed=MAX_DECOMPRESSED,
+        bint interning=True, object strings=None,
+    ) -> None:
+        from fastcomm._core.extended import TypeTable
+        if fallback is not None and fallback != "pickle":
+            raise ValueError(f"fallback is {fallback!r}; it must be None or 'pickle'")
+        self.threshold = threshold
+        self.max_size = NO_LIMIT if max_size is None else max_size
+        self.max_decompressed = max_decompressed
+        if threshold < 0 or self.max_size < 1 or max_decompressed < 1:
+            raise ValueError(
+                f"threshold is {threshold}, max_size {max_size}, max_decompressed {max_decompressed}; the first "
+                "must be at least 0, the others at least 1"
+            )
+        if compression is not None:
+            from fastcomm._core.compression import compressor
+            self.flag, self.compress = compressor(compression, level)
+        self.strings = strings
+        self.types = TypeTable(pickles=fallback == "pickle")
+        self.encoder = Encoder(types=self.types, table=strings, interning=interning)
+        self.decoder = Decoder(
+            types=self.types, table=strings, max_size=self.max_size, max_decompressed=max_decompressed,
+            interning=interning,
+        )
+        self.options = {
+            "fallback": fallback, "compression": compression, "level": level, "threshold": threshold,
+            "max_size": max_size, "max_decompressed": max_decompressed, "interning": interning,
+            "strings": strings,
+        }
+        for entry in types.items() if isinstance(types, dict) else ((None, cls) for cls in types):
+            self.register(entry[1], entry[0])
+
+    def register(self, cls, name=None):
+        """Know an Enum, dataclass or namedtuple; returns `cls`, so it may stand above it as a decorator.
+
+        Messages bear `name`, by default the ``__qualname__``. Decoding sets the fields of a dataclass without
+        calling ``__init__`` or ``__post_init__``, makes a namedtuple without ``__new__``, and takes an Enum's
+        member by its name, a composite Flag by its value; keys of dicts and sets are hashed. TypeError for
+        another class, ValueError for a name in use.
+        """
+        self.types.register(cls, name)
+        return cls
+
+    def twin(self) -> Codec:
+        """A codec with the same options, registered types and string table, for another thread."""
+        cdef Codec twin = Codec(**self.options)
+        twin.types = self.types
+        twin.encoder = self.encoder.twin()
+        twin.decoder = self.decoder.twin(self.types)
+        return twin
+
+    def encode(self, obj: object, /) -> bytes:
+        """The message that holds `obj`. EncodeError with the path to what can't be encoded, or if it is larger
+        than max_size.
+        """
+        cdef bytes message = self.encoder.message(obj)
+        cdef bytes smaller
+        cdef Py_ssize_t length = PyBytes_GET_SIZE(message)
+        if self.compress is not None and length >= self.threshold:
+            smaller = self.shrunk(<const uint8_t*> PyBytes_AS_STRING(message), length)
+            if smaller is not None:
+                message = smaller
+        self.check_size(PyBytes_GET_SIZE(message))
+        return message
+
+    def encode_into(self, obj: object, buffer: object, offset: int = 0) -> int:
+        """Write the message into the writable, contiguous `buffer` at `offset`; return the bytes written.
+
+        EncodeError, also if the buffer is too small (the text says what is needed); BufferError or TypeError
+        for an unfit buffer. Nothing is written then.
+        """
+        cdef bytes message
+        if self.compress is None and self.max_size == NO_LIMIT:
+            return self.encoder.encode_into(obj, buffer, offset)
+        message = self.encode(obj)
+        return copy_into(message, buffer, offset)
+
+    def decode(self, buffer: object, /, *, copy: bool = True) -> object:
+        """The value of the one message that fills `buffer`; as fastcomm.decode, with the types, strings and
+        limits of this codec.
+        """
+        return self.decoder.message(buffer, copy)
+
+    cdef const uint8_t* c_encode(self, object obj, Py_ssize_t* length) except NULL:
+        cdef const uint8_t* data = self.encoder.c_encode(obj, length)
+        if self.compress is not None and length[0] >= self.threshold:
+            self.kept = self.shrunk(data, length[0])
+            if self.kept is not None:
+                data = <const uint8_t*> PyBytes_AS_STRING(self.kept)
+                length[0] = PyBytes_GET_SIZE(self.kept)
+        self.check_size(length[0])
+        return data
+
+    cdef object c_decode(self, const uint8_t* data, Py_ssize_t length):
+        return self.decoder.span(data, length, NULL)
+
+    cdef int check_size(self, Py_ssize_t length) except -1:
+        if length > self.max_size:
+            raise EncodeError(f"the message has {length} bytes; this codec's max_size is {self.max_size}")
+        return 0
+
+    cdef bytes shrunk(self, const uint8_t* data, Py_ssize_t length):
+        """The message compressed, or None if that is not smaller or did not work."""
+        if length > self.max_decompressed:
+            return None
+        try:
+            body = self.compress((<const char*> data)[:length])
+        except Exception:
+            self.compression_failures += 1
+            return None
+        message = bytes((MAGIC, VERSION | self.flag)) + varint(length) + body
+        if len(message) >= length:
+            return None
+        self.compressed += 1
+        return message
+
+
+cdef bytes varint(Py_ssize_t size):
+    digits = bytearray()
+    while size >= 0x80:
+        digits.append(size & 0x7F | 0x80)
+        size >>= 7
+    digits.append(size)
+    return bytes(digits)
+
+
+cdef Py_ssize_t copy_into(bytes message, object buffer, Py_ssize_t offset) except -1:
+    cdef Py_buffer view
+    cdef Py_ssize_t length = PyBytes_GET_SIZE(message)
+    PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
+    try:
+        if offset < 0 or view.len - offset < length:
+            raise EncodeError(
+                f"the message needs {length} bytes at offset {offset}; the buffer has {view.len} bytes in all"
+            )
+        memcpy(<uint8_t*> view.buf + offset, PyBytes_AS_STRING(message), length)
+    finally:
+        PyBuffer_Release(&view)
+    return length

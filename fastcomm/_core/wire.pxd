@@ -12,6 +12,9 @@ cdef extern from *:
     #endif
     """
 
+cdef extern from "Python.h":
+    const Py_ssize_t NO_LIMIT "PY_SSIZE_T_MAX"
+
 cdef enum:
     MAGIC = 0xC1
     VERSION = 1
@@ -39,7 +42,35 @@ cdef enum:
     TUPLE = 0xB9
     DICT = 0xBA
     FAR_REF = 0xBB
+    SET = 0xBC
+    FROZENSET = 0xBD
+    FAR_ENTRY = 0xBE        # an entry of the string table
     NEAR_REF = 0xC0
+    SHORT_WORD = 0xD0       # words of the static table
+    WORD = 0xE0
+    NEAR_ENTRY = 0xE8
+    EXTENDED = 0xF0
+    DATE = 0xF0
+    TIME = 0xF1
+    DATETIME = 0xF2
+    TIMEDELTA = 0xF3
+    TIMEZONE = 0xF4
+    ZONEINFO = 0xF5
+    UUID = 0xF6
+    DECIMAL = 0xF7
+    ENUM = 0xF8
+    DATACLASS = 0xF9
+    NAMEDTUPLE = 0xFA
+    SCALAR = 0xFB
+    ARRAY = 0xFC
+    STRUCT = 0xFD
+    PICKLE = 0xFE
+
+    # Flags, in the high nibble of the second byte.
+    IS_STRUCT = 0x10        # not a value but the message of a Struct
+    IS_LZ4 = 0x20           # compressed: the size of what follows, then a message
+    IS_ZSTD = 0x40
+    WITH_TABLE = 0x80       # the id of a string table follows, four bytes
 
     SHORT_STR_MAX = 31
     NEAR_REF_MAX = 0xFFF
@@ -47,6 +78,7 @@ cdef enum:
     SHORT_LIST_MAX = 15
     SHORT_DICT_MAX = 15
     SHORT_TUPLE_MAX = 7
+    SHORT_WORDS = 16
 
 
 cdef inline void set_error(object error) noexcept:

@@ -1,0 +1,63 @@
+"""Measure a part of fastcomm beside the libraries that one would take instead, in the same run.
+
+    python scripts/compare_peers.py codec               about 6 minutes; build/compare_codec.json
+    python scripts/compare_peers.py codec --quick       do they still run?
+    python scripts/compare_peers.py codec --only seed   those whose name has that in it; --list shows the names
+
+The method is that of scripts/bench.py (docs/benchmarks.md). Peers: pip install 'fastcomm[peers]'; one that is
+not installed is reported as skipped. Exit status 1 if a benchmark failed or nothing was measured.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+SCRIPTS = Path(__file__).resolve().parent
+if str(SCRIPTS) not in sys.path:  # with PYTHONSAFEPATH set it is not
+    sys.path.insert(0, str(SCRIPTS))
+
+import bench  # noqa: E402
+from benchlib import codec, report  # noqa: E402
+from benchlib.contest import Contest, Setting  # noqa: E402
+from benchlib.method import Gate  # noqa: E402
+from benchlib.processes import plan_placement  # noqa: E402
+
+GROUPS: dict[str, Callable[[], list[Contest]]] = {"codec": codec.contests}
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("group", choices=sorted(GROUPS))
+    parser.add_argument("--quick", action="store_true", help="few and short blocks: for seeing that all runs")
+    parser.add_argument(
+        "--only", metavar="PATTERN", action="append", help="part of a name; may be given again"
+    )
+    parser.add_argument("--no-pin", action="store_true", help="leave the process where the kernel puts it")
+    parser.add_argument("--json", metavar="PATH", type=Path)
+    parser.add_argument("--list", action="store_true", help="print the names of the benchmarks")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = parse(arguments)
+    patterns = [pattern.lower() for pattern in options.only or [""]]
+    contests = [
+        contest
+        for contest in GROUPS[options.group]()
+        if any(pattern in contest.name.lower() for pattern in patterns)
+    ]
+    if options.list or not contests:
+        print(*(contest.name for contest in contests), sep="\n")
+        return 0 if options.list else 2
+    setting = Setting(plan_placement(not options.no_pin), options.quick)
+    gate = Gate()
+    lines, skipped, failed = bench.run_all(contests, setting, gate)
+    path = options.json or SCRIPTS.parent / "build" / f"compare_{options.group}.json"
+    report.write_json(path, report.document(setting, gate, lines, skipped, failed))
+    print(f"\n{len(lines)} lines in {path}; {len(failed)} of {len(contests)} benchmarks failed")
+    return 1 if failed or not lines else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
