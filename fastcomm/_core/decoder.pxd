@@ -6,7 +6,8 @@ from libc.stdint cimport uint8_t, uint32_t
 from fastcomm._core.capi cimport PyObject
 
 cdef enum:
-    SEEN_SLOTS = 512
+    KEY_SLOTS = 512
+    SCRIPT_SLOTS = 64
 
 
 cdef struct Reader:
@@ -16,7 +17,8 @@ cdef struct Reader:
     Py_ssize_t owed         # values declared by the containers around and not yet read: at least a byte each
     Py_ssize_t header       # bytes of it
     PyObject** keys         # of the decoder; NULL: don't look there
-    PyObject** texts
+    PyObject** script       # of the decoder, from the next str on
+    PyObject** script_end
     PyObject* decoder       # borrowed
     PyObject* entries       # borrowed list of the string table; NULL: none
     PyObject* memo          # owned dict of this message, for TypeTable; NULL: not needed yet
@@ -36,8 +38,8 @@ cdef class Decoder:
     cdef uint32_t table_id
     cdef Py_ssize_t max_size, max_decompressed
     cdef bint interning
-    cdef PyObject* keys[SEEN_SLOTS]
-    cdef PyObject* texts[SEEN_SLOTS]
+    cdef PyObject* keys[KEY_SLOTS]          # short ASCII keys, by a hash of their bytes
+    cdef PyObject* script[SCRIPT_SLOTS]     # short ASCII strings of the message before, in their order
 
     cdef Decoder twin(self, object types)
     cdef object span(self, const uint8_t* data, Py_ssize_t length, PyObject* view)

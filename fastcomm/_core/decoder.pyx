@@ -32,7 +32,6 @@ from fastcomm._core.words cimport FC_WORDS, fc_words
 from fastcomm.errors import DecodeError
 
 cdef enum:
-    VALUE_MAX = 24          # the longest str of which a value is looked for among those seen lately
     MAX_DECOMPRESSED = 16 << 20
 
 cdef enum Why:
@@ -146,35 +145,63 @@ cdef inline uint32_t slot_of(const uint8_t* data, Py_ssize_t size) noexcept:
     return first >> 55
 
 
-cdef PyObject* take_key_text(Reader* reader, const uint8_t* data, Py_ssize_t size) noexcept:
-    if size < 2 or reader.keys == NULL:
-        return make_text(reader, data, size)
-    return take_seen(reader, &reader.keys[slot_of(data, size)], data, size)
+cdef inline bint is_text(PyObject* text, const uint8_t* data, Py_ssize_t size) noexcept:
+    return text != NULL and PyUnicode_GET_LENGTH(text) == size and same_text(
+        <uint8_t*> PyUnicode_DATA(text), data, size
+    )
 
 
-cdef inline PyObject* take_seen(
-    Reader* reader, PyObject** slot, const uint8_t* data, Py_ssize_t size
-) noexcept:
-    """The str in the slot if it is this one, else a new one, which takes the slot."""
-    cdef PyObject* text = slot[0]
-    if text != NULL and PyUnicode_GET_LENGTH(text) == size:
-        if same_text(<uint8_t*> PyUnicode_DATA(text), data, size):
-            return Py_NewRef(text)
-    text = make_text(reader, data, size)
-    if text != NULL and PyUnicode_IS_COMPACT_ASCII(text):
+cdef inline void keep(PyObject** slot, PyObject* text) noexcept:
+    if PyUnicode_IS_COMPACT_ASCII(text):
         Py_XDECREF(slot[0])
         slot[0] = Py_NewRef(text)
+
+
+cdef PyObject* find_key(Reader* reader, const uint8_t* data, Py_ssize_t size) noexcept:
+    """A short key as the object that was made of it before, if that is still kept: it has its hash."""
+    cdef PyObject** slot = &reader.keys[slot_of(data, size)]
+    cdef PyObject* text
+    if is_text(slot[0], data, size):
+        return Py_NewRef(slot[0])
+    text = make_text(reader, data, size)
+    if text != NULL:
+        keep(slot, text)
     return text
 
 
-cdef PyObject* take_text(Reader* reader, Py_ssize_t size) noexcept:
+cdef inline PyObject* take_key_text(Reader* reader, const uint8_t* data, Py_ssize_t size) noexcept:
+    """Messages come in streams of one kind: what is most likely here is the key of the message before."""
+    cdef PyObject** said = reader.script
+    cdef PyObject* text
+    if size < 2 or reader.keys == NULL:
+        return make_text(reader, data, size)
+    if said == reader.script_end:
+        return find_key(reader, data, size)
+    reader.script += 1
+    if is_text(said[0], data, size):
+        return Py_NewRef(said[0])
+    text = find_key(reader, data, size)
+    if text != NULL:
+        keep(said, text)
+    return text
+
+
+cdef inline PyObject* take_text(Reader* reader, Py_ssize_t size) noexcept:
     cdef const uint8_t* data = reader.p
+    cdef PyObject** said = reader.script
+    cdef PyObject* text
     if size < 0 or not has(reader, size):
         return NULL
     reader.p += size
-    if 2 <= size <= VALUE_MAX and reader.texts != NULL:
-        return take_seen(reader, &reader.texts[slot_of(data, size)], data, size)
-    return make_text(reader, data, size)
+    if size < 2 or size > SHORT_STR_MAX or said == reader.script_end:
+        return make_text(reader, data, size)
+    reader.script += 1
+    if is_text(said[0], data, size):
+        return Py_NewRef(said[0])
+    text = make_text(reader, data, size)
+    if text != NULL:
+        keep(said, text)
+    return text
 
 
 cdef PyObject* take_bytes(Reader* reader, Py_ssize_t size) noexcept:
@@ -812,8 +839,8 @@ cdef object default_types():
 
 @cython.final
 cdef class Decoder:
-    """Decodes messages; keeps short ASCII strings seen lately, found by their bytes: those that come again
-    are neither allocated nor hashed. `table`: a StringTable; `types`: a TypeTable. Any thread may use it.
+    """Decodes messages; keeps short ASCII strings, keys by their bytes and the others by their place in the
+    message before: those that come again are neither allocated nor hashed. `table`: a StringTable; `types`: a TypeTable. Any thread may use it.
     """
 
     def __init__(
@@ -831,9 +858,10 @@ cdef class Decoder:
 
     def __dealloc__(self) -> None:
         cdef int i
-        for i in range(SEEN_SLOTS):
+        for i in range(KEY_SLOTS):
             Py_XDECREF(self.keys[i])
-            Py_XDECREF(self.texts[i])
+        for i in range(SCRIPT_SLOTS):
+            Py_XDECREF(self.script[i])
 
     cdef Decoder twin(self, object types):
         return Decoder(
@@ -850,7 +878,8 @@ cdef class Decoder:
         reader.end = data + length
         reader.owed = 0
         reader.keys = self.keys if self.interning else NULL
-        reader.texts = self.texts if self.interning else NULL
+        reader.script = self.script
+        reader.script_end = self.script + (SCRIPT_SLOTS if self.interning else 0)
         reader.decoder = <PyObject*> self
         reader.memo = reader.detail = reader.entries = NULL
         reader.view = view

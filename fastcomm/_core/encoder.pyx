@@ -390,13 +390,17 @@ cdef inline bint is_known(KeySlot* slot, PyObject* key, Py_hash_t hash, Py_ssize
     return size < 2 or same_text(<uint8_t*> PyUnicode_DATA(slot.key), <uint8_t*> PyUnicode_DATA(key), size)
 
 
-cdef KeySlot* find_key(Writer* writer, PyObject* key, Py_hash_t hash, Py_ssize_t size) noexcept:
-    """A key that is not where it was looked for first: in another way, or equal to one of them, or new."""
+cdef KeySlot* find_key(Writer* writer, KeySlot* said, PyObject* key) noexcept:
+    """What is known of a key: found by its hash, which every key of a dict has ready, and its text; learned if
+    it is new. NULL: it is not short, or not ASCII."""
+    cdef Py_ssize_t size = PyUnicode_GET_LENGTH(key)
+    cdef Py_hash_t hash = ready_hash(key)
     cdef KeySlot* ways = &writer.keys[hash & (KEY_SLOTS - KEY_WAYS)]
     cdef int i
-    for i in range(KEY_WAYS):
-        if ways[i].key == key:
-            return &ways[i]
+    if not PyUnicode_IS_COMPACT_ASCII(key) or <size_t> (size - 1) >= <size_t> SHORT_STR_MAX:
+        return NULL
+    if is_known(said, key, hash, size):
+        return said
     for i in range(KEY_WAYS):
         if is_known(&ways[i], key, hash, size):
             return &ways[i]
@@ -411,16 +415,16 @@ cdef KeySlot* find_key(Writer* writer, PyObject* key, Py_hash_t hash, Py_ssize_t
 
 
 cdef inline uint8_t* put_key(Writer* writer, uint8_t* p, PyObject* key) noexcept:
-    """A str key of a small dict, by what is known of it: found by identity, else by its hash, which every key
-    of a dict has ready, and its text."""
-    cdef Py_hash_t hash = ready_hash(key)
-    cdef KeySlot* slot = &writer.keys[hash & (KEY_SLOTS - KEY_WAYS)]
-    cdef Py_ssize_t size
+    """A str key of a small dict, by what is known of it. Messages come in streams of one kind: it is most
+    likely the key that stood here in the message before."""
+    cdef KeySlot** said = &writer.script[writer.turn & (SCRIPT_SLOTS - 1)]
+    cdef KeySlot* slot = said[0]
+    writer.turn += 1
     if slot.key != key:
-        size = PyUnicode_GET_LENGTH(key)
-        if not PyUnicode_IS_COMPACT_ASCII(key) or <size_t> (size - 1) >= <size_t> SHORT_STR_MAX:
+        slot = find_key(writer, slot, key)
+        if slot == NULL:
             return put_str(writer, p, key)
-        slot = find_key(writer, key, hash, size)
+        said[0] = slot
     p = room(writer, p, SHORT_STR_MAX + HEAD_ROOM)
     if p == NULL:
         return NULL
@@ -789,7 +793,10 @@ cdef class Encoder:
     """
 
     def __cinit__(self) -> None:
+        cdef int i
         memset(&self.writer, 0, sizeof(Writer))
+        for i in range(SCRIPT_SLOTS):
+            self.writer.script[i] = &self.writer.keys[0]
 
     def __init__(self, *, object types=None, object table=None, bint interning=True) -> None:
         """`types`: a TypeTable; `table`: a StringTable; without `interning` every key is written out."""
@@ -837,6 +844,7 @@ cdef class Encoder:
         writer.generation += 1
         writer.known = 0
         writer.lists = 0
+        writer.turn = 0
         self.busy = True
         p = room(writer, p, HEAD_ROOM)
         if p != NULL:
