@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastcomm import _handles
+from fastcomm._core.codec import Codec
 from fastcomm._core.message import Message
 from fastcomm._core.port import Port
 from fastcomm._core.subjects import check_pattern
@@ -85,7 +86,7 @@ class Agent(Port):
     its subscriptions go within a second while any agent is in a call, and its name is free again.
     """
 
-    def __init__(self, bus: Bus, name: str | None) -> None:
+    def __init__(self, bus: Bus, name: str | None, codec: Codec | None = None) -> None:
         """Use Bus.join()."""
         self.bus = bus
         self._owns_bus = False
@@ -98,6 +99,7 @@ class Agent(Port):
             bus._subscriptions,
             self.name,
             MAX_PENDING,
+            Codec() if codec is None else codec,
         )
         bus._agents.add(self)
         _handles.track(self)

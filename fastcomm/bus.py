@@ -32,6 +32,7 @@ from fastcomm.errors import (
 from fastcomm.segments import entered, segment_path
 
 if TYPE_CHECKING:
+    from fastcomm._core.codec import Codec
     from fastcomm.agent import Agent
 
 __all__ = ["AgentInfo", "Bus", "connect"]
@@ -332,15 +333,17 @@ class Bus:
 
     # ----------------------------------------------------------------------------------------- what users do
 
-    def join(self, name: str | None = None) -> Agent:
+    def join(self, name: str | None = None, *, codec: Codec | None = None) -> Agent:
         """Become an agent of the bus under that name, 1 to 80 bytes of UTF-8; None: ``pid-N``.
 
+        codec: encodes what the agent publishes and decodes what it receives, but for bytes, which travel as
+        they are; agents that send each other more than fastcomm.encode takes need codecs with the same types.
         NameTakenError if a live agent has it (a dead one's is free), TableFullError if `max_agents` are
         there, ShmFullError.
         """
         from fastcomm.agent import Agent
 
-        return Agent(self, name)
+        return Agent(self, name, codec)
 
     def _claim_slot(self, name: str | None) -> tuple[int, str]:
         """Under the gate: a slot with a name and an inbox, still JOINING."""

@@ -15,6 +15,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any, Self
 
+from fastcomm._core.decoder import decode
+from fastcomm._core.encoder import encode_plain
 from fastcomm._core.ring import Ring, after_sending
 from fastcomm._core.segment import (
     KIND_QUEUE,
@@ -33,12 +35,12 @@ from fastcomm.segments import entered, segment_path
 __all__ = ["JoinableQueue", "Queue", "SimpleQueue"]
 
 INLINE_SHARE = 8  # an item above this part of the capacity travels in a file of its own
-ATOMS = (bytes, str, int, float, bool, type(None))  # types that no reducer of multiprocessing touches
+MESSAGE_BEGIN = 0xC1  # of the codec
 
 
 class QueueRing(RingBuffer, SharedQueue):
     """One handle of a queue's segment: RingBuffer's participants around SharedQueue's items, which are
-    pickles here.
+    messages of the codec or pickles here.
 
     parameters of the segment: cells, maxsize, whether tasks are counted, whether it was named by its user.
     """
@@ -111,7 +113,7 @@ class QueueRing(RingBuffer, SharedQueue):
     # ---------------------------------------------------------------------------------------- large items --
 
     def put_in_file(self, data: bytes, timeout: float | None) -> None:
-        """Write the pickle into a file, then put a record that leads to it."""
+        """Write the item into a file, then put a record that leads to it."""
         path, record = self._write_file(data)
         try:
             self.put(record, timeout)
@@ -212,14 +214,22 @@ def _write_whole(fd: int, data: bytes) -> None:
 
 
 def _dumps(obj: object) -> bytes:
-    """Pickle as multiprocessing does, which knows how to send connections, locks and the like."""
-    if type(obj) in ATOMS:
-        return pickle.dumps(obj, pickle.HIGHEST_PROTOCOL)
+    """By the codec where it gives back what pickle would; else a pickle as multiprocessing makes it, which
+    knows how to send connections, locks and the like.
+    """
+    data = encode_plain(obj)
+    if data is not None:
+        return data
     from multiprocessing.reduction import ForkingPickler
 
     buffer = io.BytesIO()
     ForkingPickler(buffer, pickle.HIGHEST_PROTOCOL).dump(obj)
     return buffer.getvalue()
+
+
+def _loads(data: bytes) -> Any:
+    """Of _dumps(). No pickle begins like a message of the codec."""
+    return decode(data) if data[0] == MESSAGE_BEGIN else pickle.loads(data)
 
 
 def _checked(block: bool, timeout: float | None) -> float | None:
@@ -234,13 +244,13 @@ def _checked(block: bool, timeout: float | None) -> float | None:
 
 
 class _Items:
-    """What the three kinds of queue have in common: a handle, and objects as pickles."""
+    """What the three kinds of queue have in common: a handle, and objects as bytes."""
 
     _ring: QueueRing
 
     def _open(self, name: str | None, capacity: int, maxsize: int = 0, counts_tasks: bool = False) -> None:
         self._ring = QueueRing.open(name, capacity, max(0, operator.index(maxsize)), counts_tasks)
-        self._failed: deque[bytes] = deque()  # pickles of a get_many() from one on that could not be loaded
+        self._failed: deque[bytes] = deque()  # items of a get_many() from one on that could not be loaded
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_failed": deque()}
@@ -266,13 +276,13 @@ class _Items:
     def _receive(self, timeout: float | None) -> Any:
         if self._failed:
             with suppress(IndexError):  # another thread was faster
-                return pickle.loads(self._failed.popleft())
+                return _loads(self._failed.popleft())
         if timeout == 0:
             data = self._ring.try_get()
             if data is None:
                 raise self._nothing()
-            return pickle.loads(data)
-        return pickle.loads(self._ring.get(timeout))
+            return _loads(data)
+        return _loads(self._ring.get(timeout))
 
     def _nothing(self) -> Empty:
         return Empty(f"no item is to be had from {self.name!r}{self._ring._why_held_up()}")
@@ -340,7 +350,7 @@ class Queue(_Items):
     pickled.
 
     `maxsize`: items at most, 0 or less: as many as fit into `capacity` bytes (rounded up to a power of two, 1
-    KiB to 4 GiB, all reserved at once; an item takes its pickle, 8 bytes more, rounded up to 64). A pickle
+    KiB to 4 GiB, all reserved at once; an item takes its bytes, 8 more, rounded up to 64). One
     larger than an eighth of that travels in a file of its own. put() into a full queue waits: there is no
     thread that would hold things back, an item is visible when put() returns, and outlives the process that
     sent it. `name`: unrelated processes that give the same name, maxsize and capacity share one queue. `ctx`
@@ -404,22 +414,22 @@ class Queue(_Items):
         one claim and one wake-up.
         """
         deadline = Deadline(_checked(block, timeout))
-        pickles = [_dumps(item) for item in items]
+        encoded = [_dumps(item) for item in items]
         done = 0
         try:
-            for run in self._runs(pickles):
+            for run in self._runs(encoded):
                 if len(run[0]) > self._ring.inline_bytes:
                     self._ring.put_in_file(run[0], deadline.left())
                 else:
                     self._ring.put_many(run, deadline.left())
                 done += len(run)
         except (Full, PeerDiedError) as ended:
-            raise after_sending(ended, done + ended.delivered, len(pickles)) from None
+            raise after_sending(ended, done + ended.delivered, len(encoded)) from None
         return done
 
-    def _runs(self, pickles: list[bytes]) -> Iterator[list[bytes]]:
+    def _runs(self, encoded: list[bytes]) -> Iterator[list[bytes]]:
         """In order: lists of such as fit into the ring, and each larger one alone."""
-        for large, run in itertools.groupby(pickles, lambda data: len(data) > self._ring.inline_bytes):
+        for large, run in itertools.groupby(encoded, lambda data: len(data) > self._ring.inline_bytes):
             if large:
                 yield from ([data] for data in run)
             else:
@@ -435,15 +445,15 @@ class Queue(_Items):
         timeout = _checked(block, timeout)
         if self._failed:
             return [self._receive(timeout)]
-        pickles = self._ring.get_many(limit, timeout) if timeout != 0 else self._ring.try_get_many(limit)
-        if not pickles:
+        encoded = self._ring.get_many(limit, timeout) if timeout != 0 else self._ring.try_get_many(limit)
+        if not encoded:
             raise self._nothing()
         objects: list[Any] = []
-        for data in pickles:
+        for data in encoded:
             try:
-                objects.append(pickle.loads(data))
+                objects.append(_loads(data))
             except BaseException:
-                self._failed.extend(pickles[len(objects) :])
+                self._failed.extend(encoded[len(objects) :])
                 break
         return objects or [self._receive(timeout)]
 

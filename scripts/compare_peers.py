@@ -1,8 +1,8 @@
 """Measure a part of fastcomm beside the libraries that one would take instead, in the same run.
 
-    python scripts/compare_peers.py codec               about 6 minutes; build/compare_codec.json
+    python scripts/compare_peers.py codec               about 4 minutes; build/compare_codec.json
     python scripts/compare_peers.py codec --quick       do they still run?
-    python scripts/compare_peers.py codec --only seed   those whose name has that in it; --list shows the names
+    python scripts/compare_peers.py codec --only seed   those with that in their name; --list shows them
 
 The method is that of scripts/bench.py (docs/benchmarks.md). Peers: pip install 'fastcomm[peers]'; one that is
 not installed is reported as skipped. Exit status 1 if a benchmark failed or nothing was measured.

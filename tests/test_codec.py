@@ -9,7 +9,11 @@ import enum
 import gc
 import json
 import math
+import mmap
+import os
+import random
 import re
+import signal
 import struct
 import sys
 import threading
@@ -757,3 +761,38 @@ def test_threads_share_the_functions():
     for thread in threads:
         thread.join()
     assert failures == []
+
+
+def scribble(memory, message):
+    """Write the message, and random bytes into it, again and again until killed."""
+    random.seed(1)
+    while True:
+        memory[: len(message)] = message
+        for _ in range(50):
+            memory[random.randrange(len(message))] = random.choice((0, 0xFF, random.randrange(256)))
+
+
+@pytest.mark.no_sanitizer("the other process never ends by itself")
+def test_bytes_that_another_process_changes_meanwhile_give_a_value_or_a_decode_error():
+    row = {"id": 7, "names": ["größe", "x" * 40, b"bytes"], "at": datetime.date(2024, 1, 1), "big": 2**90}
+    message = encode([row] * 20 + [np.arange(50.0), {1, 2}, {"a key": {"a key": 2.5}}])
+    memory = mmap.mmap(-1, len(message))
+    child = os.fork()
+    if not child:
+        scribble(memory, message)
+    outcomes = collections.Counter()
+    try:
+        for turn in range(3000):
+            try:
+                decode(memory, copy=bool(turn % 4))
+            except DecodeError as error:
+                outcomes[0 <= error.offset <= len(message)] += 1
+            else:
+                outcomes["value"] += 1
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        memory.close()
+    assert outcomes[True] > 0
+    assert outcomes[False] == 0
+    assert decode(encode(row)) == row

@@ -25,6 +25,7 @@ cdef extern from "Python.h":
     PyObject* Py_False
 
     PyTypeObject* Py_TYPE(PyObject*) noexcept
+    Py_ssize_t Py_REFCNT(PyObject*) noexcept
     void Py_INCREF(PyObject*) noexcept
     void Py_DECREF(PyObject*) noexcept
     void Py_XDECREF(PyObject*) noexcept

@@ -23,4 +23,5 @@ cdef class Codec:
     cdef const uint8_t* c_encode(self, object obj, Py_ssize_t* length) except NULL
     cdef object c_decode(self, const uint8_t* data, Py_ssize_t length)
     cdef bytes shrunk(self, const uint8_t* data, Py_ssize_t length)
+    cdef object type_table(self)
     cdef int check_size(self, Py_ssize_t length) except -1

@@ -43,7 +43,6 @@ cdef class Codec:
         Py_ssize_t threshold=THRESHOLD, object max_size=None, Py_ssize_t max_decompressed=MAX_DECOMPRESSED,
         bint interning=True, object strings=None,
     ) -> None:
-        from fastcomm._core.extended import TypeTable
         if fallback is not None and fallback != "pickle":
             raise ValueError(f"fallback is {fallback!r}; it must be None or 'pickle'")
         self.threshold = threshold
@@ -58,11 +57,9 @@ cdef class Codec:
             from fastcomm._core.compression import compressor
             self.flag, self.compress = compressor(compression, level)
         self.strings = strings
-        self.types = TypeTable(pickles=fallback == "pickle")
-        self.encoder = Encoder(types=self.types, table=strings, interning=interning)
+        self.encoder = Encoder(table=strings, interning=interning)
         self.decoder = Decoder(
-            types=self.types, table=strings, max_size=self.max_size, max_decompressed=max_decompressed,
-            interning=interning,
+            table=strings, max_size=self.max_size, max_decompressed=max_decompressed, interning=interning,
         )
         self.options = {
             "fallback": fallback, "compression": compression, "level": level, "threshold": threshold,
@@ -71,6 +68,16 @@ cdef class Codec:
         }
         for entry in types.items() if isinstance(types, dict) else ((None, cls) for cls in types):
             self.register(entry[1], entry[0])
+        if fallback is not None:
+            self.type_table()
+
+    cdef object type_table(self):
+        """Made when it is needed: its module is loaded then."""
+        if self.types is None:
+            from fastcomm._core.extended import TypeTable
+            self.types = TypeTable(pickles=self.options["fallback"] is not None)
+            self.encoder.types = self.decoder.types = self.types
+        return self.types
 
     def register(self, cls, name=None):
         """Know an Enum, dataclass or namedtuple; returns `cls`, so it may stand above it as a decorator.
@@ -80,15 +87,13 @@ cdef class Codec:
         member by its name, a composite Flag by its value; keys of dicts and sets are hashed. TypeError for
         another class, ValueError for a name in use.
         """
-        self.types.register(cls, name)
+        self.type_table().register(cls, name)
         return cls
 
     def twin(self) -> Codec:
         """A codec with the same options, registered types and string table, for another thread."""
         cdef Codec twin = Codec(**self.options)
-        twin.types = self.types
-        twin.encoder = self.encoder.twin()
-        twin.decoder = self.decoder.twin(self.types)
+        twin.types = twin.encoder.types = twin.decoder.types = self.type_table()
         return twin
 
     def encode(self, obj: object, /) -> bytes:
@@ -126,7 +131,12 @@ cdef class Codec:
     cdef const uint8_t* c_encode(self, object obj, Py_ssize_t* length) except NULL:
         cdef const uint8_t* data = self.encoder.c_encode(obj, length)
         if self.compress is not None and length[0] >= self.threshold:
-            self.kept = self.shrunk(data, length[0])
+            # Compressors give up the GIL: nobody else may use the encoder, whose memory `data` is.
+            self.encoder.busy = True
+            try:
+                self.kept = self.shrunk(data, length[0])
+            finally:
+                self.encoder.busy = False
             if self.kept is not None:
                 data = <const uint8_t*> PyBytes_AS_STRING(self.kept)
                 length[0] = PyBytes_GET_SIZE(self.kept)

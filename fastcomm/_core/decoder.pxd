@@ -41,7 +41,6 @@ cdef class Decoder:
     cdef PyObject* keys[KEY_SLOTS]          # short ASCII keys, by a hash of their bytes
     cdef PyObject* script[SCRIPT_SLOTS]     # short ASCII strings of the message before, in their order
 
-    cdef Decoder twin(self, object types)
     cdef object span(self, const uint8_t* data, Py_ssize_t length, PyObject* view)
     cdef object compressed_span(self, Reader* reader, int flags)
     cdef object message(self, object buffer, bint copy)

@@ -863,12 +863,6 @@ cdef class Decoder:
         for i in range(SCRIPT_SLOTS):
             Py_XDECREF(self.script[i])
 
-    cdef Decoder twin(self, object types):
-        return Decoder(
-            types=types, table=self.table, max_size=self.max_size, max_decompressed=self.max_decompressed,
-            interning=self.interning,
-        )
-
     cdef object span(self, const uint8_t* data, Py_ssize_t length, PyObject* view):
         cdef Reader reader
         cdef PyObject* result = NULL

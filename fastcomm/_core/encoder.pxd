@@ -42,6 +42,7 @@ cdef struct Writer:
     Py_ssize_t last_size    # of the message before, which the next one is guessed to have
     uint32_t evicted        # counts up: which way goes next
     bint interning
+    bint plain          # only trees of built-in types
     bint learns         # keys into a string table
     int header          # bytes of it
     uint32_t table_id
@@ -69,7 +70,7 @@ cdef class Encoder:
 
     # The bytes stay valid until the next call on this encoder.
     cdef const uint8_t* c_encode(self, object obj, Py_ssize_t* length) except NULL
-    cdef uint8_t* write(self, object obj, uint8_t* start, Py_ssize_t size) except NULL
+    cdef uint8_t* write(self, object obj, uint8_t* start, Py_ssize_t size) except? NULL
     cdef Encoder twin(self)
     cdef bytes message(self, object obj)
     cdef Py_ssize_t copy_into(self, object obj, Py_buffer* view, Py_ssize_t offset) except -1

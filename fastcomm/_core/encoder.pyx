@@ -20,7 +20,7 @@ from fastcomm._core.capi cimport (
     PyLong_AsLongLongAndOverflow, PyLong_AsUnsignedLongLongMask, PyLong_FromUnsignedLongLong,
     PyObject_RichCompareBool, PyTuple_GET_ITEM, PyTuple_GET_SIZE, PyUnicode_DATA, PyUnicode_GET_LENGTH,
     PyUnicode_IS_COMPACT_ASCII, PyUnicode_KIND, PyUnicode_READ, Py_DECREF, Py_EQ, Py_INCREF, Py_NewRef,
-    Py_None, Py_TYPE, Py_True, Py_XDECREF, PyFrozenSet_Type, PySequence_Tuple,
+    Py_None, Py_REFCNT, Py_TYPE, Py_True, Py_XDECREF, PyFrozenSet_Type, PySequence_Tuple,
     PySet_Type, PyBytes_FromStringAndSize,
 )
 from fastcomm._core.utf8 cimport put_code_point, utf8_size
@@ -29,8 +29,7 @@ from fastcomm._core.wire cimport (
     BIG_INT, STR, BYTES, BYTEARRAY, SHORT_STR, SHORT_BYTES, SHORT_LIST, SHORT_DICT, SHORT_TUPLE, LIST,
     TUPLE, DICT, FAR_REF, NEAR_REF, SHORT_STR_MAX, NEAR_REF_MAX, SHORT_BYTES_MAX, SHORT_LIST_MAX,
     SHORT_DICT_MAX, SHORT_TUPLE_MAX, SET, FROZENSET, SHORT_WORD, SHORT_WORDS, WORD, ENUM, NAMEDTUPLE, ARRAY,
-    NEAR_ENTRY, FAR_ENTRY, WITH_TABLE,
-    same_text, set_error,
+    NEAR_ENTRY, FAR_ENTRY, WITH_TABLE, same_text, set_error,
 )
 from fastcomm._core.words cimport FC_WORD_INDEX, fc_word_hash, fc_word_index, fc_words
 
@@ -66,6 +65,7 @@ cdef enum Why:
     TOO_DEEP
     SURROGATE
     NOT_CONTIGUOUS
+    SHARED
     CHANGED
     UNFIT               # writer.detail says why
 
@@ -451,6 +451,23 @@ cdef uint8_t* put_memoryview(Writer* writer, uint8_t* p, PyObject* obj) noexcept
     return p
 
 
+cdef inline bint is_shared(Writer* writer, PyObject* obj) noexcept:
+    """Where a tree is asked for: may this be a container that is in more than one place?"""
+    return writer.plain and Py_REFCNT(obj) > 1 and may_alias(obj)
+
+
+cdef bint may_alias(PyObject* obj) noexcept:
+    """Whether two copies of it could be told from one that is in two places, other than by ``is``."""
+    cdef PyTypeObject* kind = Py_TYPE(obj)
+    cdef Py_ssize_t i
+    if kind == &PyTuple_Type:
+        for i in range(PyTuple_GET_SIZE(obj)):
+            if Py_TYPE(PyTuple_GET_ITEM(obj, i)) == &PyTuple_Type or may_alias(PyTuple_GET_ITEM(obj, i)):
+                return True
+        return False
+    return kind == &PyList_Type or kind == &PyDict_Type or kind == &PySet_Type or kind == &PyByteArray_Type
+
+
 cdef inline uint8_t* put_item(Writer* writer, uint8_t* p, PyObject* obj, int depth) noexcept:
     """What put does, with the two commonest types handled at the place of the call."""
     cdef PyTypeObject* kind = Py_TYPE(obj)
@@ -468,6 +485,8 @@ cdef uint8_t* put_list(Writer* writer, uint8_t* p, PyObject* obj, int depth) noe
     for i in range(length):
         if PyList_GET_SIZE(obj) != length:
             return refuse(writer, CHANGED, obj)
+        if is_shared(writer, PyList_GET_ITEM(obj, i)):
+            return refuse(writer, SHARED, obj)
         p = put_item(writer, p, PyList_GET_ITEM(obj, i), depth + 1)
         if p == NULL:
             return add_step(writer, depth, NULL, i)
@@ -480,6 +499,8 @@ cdef uint8_t* put_tuple(Writer* writer, uint8_t* p, PyObject* obj, int depth) no
     p = put_head(p, SHORT_TUPLE, SHORT_TUPLE_MAX, TUPLE, length)
     writer.lists += length > 1
     for i in range(length):
+        if is_shared(writer, PyTuple_GET_ITEM(obj, i)):
+            return refuse(writer, SHARED, obj)
         p = put_item(writer, p, PyTuple_GET_ITEM(obj, i), depth + 1)
         if p == NULL:
             return add_step(writer, depth, NULL, i)
@@ -513,11 +534,15 @@ cdef inline uint8_t* put_pair(
         if p != NULL and kind == &PyUnicode_Type:
             p = put_str(writer, p, value)
             return p if p != NULL else add_step(writer, depth, key, 0)
+        if p != NULL and is_shared(writer, value):
+            return refuse(writer, SHARED, value)
         if p == NULL:
             writer.depth = depth    # the path ends at the dict: a key has none of its own
             return NULL
         Py_INCREF(key)
         Py_INCREF(value)
+    elif is_shared(writer, value):
+        return refuse(writer, SHARED, value)
     else:
         Py_INCREF(key)
         Py_INCREF(value)
@@ -594,6 +619,8 @@ cdef uint8_t* put_rare(Writer* writer, uint8_t* p, PyObject* obj, PyTypeObject* 
         return put_bytes(writer, p, PyBytes_AS_STRING(obj), PyBytes_GET_SIZE(obj))
     if kind == &PyByteArray_Type:
         return put_block(writer, p, 0, -1, BYTEARRAY, PyByteArray_AS_STRING(obj), PyByteArray_GET_SIZE(obj))
+    if writer.plain and kind != &PySet_Type and kind != &PyFrozenSet_Type:
+        return refuse(writer, UNSUPPORTED, obj)
     if kind == &PyMemoryView_Type:
         return put_memoryview(writer, p, obj)
     if kind == &PySet_Type or kind == &PyFrozenSet_Type:
@@ -832,9 +859,9 @@ cdef class Encoder:
             self.writer.scratch_size = 0
         return 0
 
-    cdef uint8_t* write(self, object obj, uint8_t* start, Py_ssize_t size) except NULL:
+    cdef uint8_t* write(self, object obj, uint8_t* start, Py_ssize_t size) except? NULL:
         """The message into `size` bytes at `start`, or, if that is too little, into the scratch buffer:
-        writer.start says which. Returns its end."""
+        writer.start says which. Returns its end; NULL, and no error is set, for what is not plain."""
         cdef Writer* writer = &self.writer
         cdef uint8_t* p = start
         writer.start = start
@@ -853,7 +880,9 @@ cdef class Encoder:
             memcpy(p + HEADER, &writer.table_id, 4)
             p = put(writer, p + writer.header, <PyObject*> obj, 0)
         self.busy = False
-        if p == NULL:
+        if p == NULL and writer.plain and writer.why != PENDING:
+            forget_failure(writer)
+        elif p == NULL:
             raise_refusal(writer)
         return p
 
@@ -880,6 +909,8 @@ cdef class Encoder:
             raise_pending()
         try:
             end = self.write(obj, <uint8_t*> PyBytes_AS_STRING(target), guess + SLACK)
+            if end == NULL:
+                return None
             length = end - writer.start
             writer.last_size = min(length, LARGEST_GUESS)
             if not writer.lent or guess - length > SLACK:
@@ -921,6 +952,21 @@ cdef class Encoder:
         memcpy(<uint8_t*> view.buf + offset, data, length)
         self.trim()
         return length
+
+
+cdef Encoder plain_encoder = Encoder()
+plain_encoder.writer.plain = True
+
+
+def encode_plain(obj: object, /) -> bytes | None:
+    """The message of a tree of built-in types, or None if decoding it would not make what pickle does.
+
+    A tree: no container but `obj` itself is referred to from elsewhere, so none can occur twice in it. Items
+    of tuples, sets and dicts as well; no memoryview, and no lone surrogate. Safe in any thread.
+    """
+    if plain_encoder.busy:
+        return None
+    return plain_encoder.message(obj)
 
 
 cdef bytes finished(Writer* writer, Py_ssize_t length):

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int64_t, uint64_t
 
+from fastcomm._core.codec cimport Codec
 from fastcomm._core.protocol cimport record_t
 from fastcomm._core.ring cimport Ring
 
@@ -15,6 +16,7 @@ cdef class Message:
     cdef readonly uint64_t sequence
     cdef readonly int64_t sent_ns
     cdef object payload
+    cdef Codec codec
     cdef bint encoded
 
 
@@ -30,6 +32,7 @@ cdef class Receiver:
     cdef Ring inbox
     cdef object pending            # messages that were taken from the inbox while a publish waited
     cdef Py_ssize_t max_pending
+    cdef Codec codec
     cdef Message spare             # for the next message to be taken
     cdef LastText last_subject, last_sender
     cdef uint64_t received, bytes_in, unwanted

@@ -15,7 +15,7 @@ from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memcmp, memcpy
 
-from fastcomm._core.decoder cimport c_decode
+from fastcomm._core.codec cimport Codec
 from fastcomm._core.layout cimport FC_DATA_ENCODED, FC_MAX_AGENT_NAME, FC_MAX_PATTERN, fc_envelope_t
 from fastcomm._core.protocol cimport record_t
 from fastcomm._core.ring cimport Ring
@@ -31,7 +31,8 @@ from fastcomm.errors import CorruptSegmentError
 cdef class Message:
     """What an agent received.
 
-    subject (str); data (decoded when first asked for: DecodeError if a peer sent what can't be decoded);
+    subject (str); data (decoded by its agent's codec when first asked for: DecodeError if a peer sent what
+    can't be decoded);
     sender, the name of the agent; sequence, the number of the message among its sender's; sent_ns,
     CLOCK_MONOTONIC nanoseconds when it was sent, as time.monotonic_ns() gives in every process of the host. A
     message is private memory: it outlives its sender and the bus.
@@ -45,7 +46,9 @@ cdef class Message:
         cdef bytes payload
         if self.encoded:
             payload = self.payload
-            self.payload = c_decode(<const uint8_t *>PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload))
+            self.payload = self.codec.c_decode(
+                <const uint8_t *>PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload)
+            )
             self.encoded = False
         return self.payload
 
@@ -152,6 +155,7 @@ cdef class Receiver:
                 return True
             # this can run the garbage collector, thus another thread: look again
             self.spare = Message.__new__(Message)
+            self.spare.codec = self.codec
         return False
 
     cdef Message look(self):

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from fastcomm._core.encoder cimport Encoder
+from fastcomm._core.codec cimport Codec
 from fastcomm._core.layout cimport fc_envelope_t
 from fastcomm._core.message cimport Receiver
 from fastcomm._core.protocol cimport ring_t
@@ -59,7 +59,6 @@ cdef class Port(Receiver):
     cdef target_t *targets         # by index in the table
     cdef dict routes               # subject -> Route, good for `generation`
     cdef uint64_t generation
-    cdef Encoder encoder
     cdef bytes sender_name
     cdef uint64_t sequence
     cdef spin_t spin
@@ -76,7 +75,8 @@ cdef class Port(Receiver):
     cdef int deliver(self, const target_t *target, const parts_t *parts) except -1
     cdef int refused(self, uint32_t owner, int status) except -1
     cdef Delivery begin(self, str subject, object data)
-    cdef int describe(self, Route route, object data, parts_t *parts) except -1
+    cdef int describe(self, Route route, object data, Codec codec, parts_t *parts) except -1
+    cdef Codec idle_codec(self)
     cdef int count_delivered(self, int reached, uint64_t nbytes) except -1
     cdef bint advance(self, Delivery delivery) except -1
     cdef int wait_room(self, Delivery delivery) except -1

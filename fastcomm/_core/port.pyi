@@ -2,6 +2,7 @@ from typing import Any, final
 
 from typing_extensions import Buffer, disjoint_base
 
+from fastcomm._core.codec import Codec
 from fastcomm._core.message import Receiver
 from fastcomm._core.ring import Ring
 from fastcomm._core.tables import SubscriptionTable
@@ -24,6 +25,7 @@ class Port(Receiver):
         subscriptions: SubscriptionTable,
         name: str,
         max_pending: int,
+        codec: Codec,
     ) -> None: ...
     def publish(self, subject: str, data: Any, *, timeout: float | None = None) -> int: ...
 

@@ -24,7 +24,7 @@ from libc.string cimport memcpy
 
 from fastcomm._core.atomics cimport fc_load_relaxed_u32, fc_load_relaxed_u64, fc_load_seqcst_u32
 from fastcomm._core.clock cimport deadline_of
-from fastcomm._core.encoder cimport Encoder
+from fastcomm._core.codec cimport Codec
 from fastcomm._core.futex cimport fc_futex_wait, fc_monotonic_ns
 from fastcomm._core.hooks cimport fc_arm_hook
 from fastcomm._core.layout cimport (
@@ -112,7 +112,7 @@ cdef class Port(Receiver):
 
     def __init__(self, Ring inbox not None, memory, size_t stride,
                  SubscriptionTable subscriptions not None, str name,
-                 Py_ssize_t max_pending):
+                 Py_ssize_t max_pending, Codec codec not None):
         """`memory`: of all inboxes, `stride` bytes each."""
         cdef unsigned char[::1] view = memory
         self.memory = memory
@@ -124,7 +124,7 @@ cdef class Port(Receiver):
         if self.outboxes == NULL or self.targets == NULL:
             raise MemoryError
         self.subscriptions = subscriptions
-        self.encoder = Encoder()
+        self.codec = codec
         self.max_pending = max_pending
         self._attach(inbox, name)
 
@@ -314,12 +314,20 @@ cdef class Port(Receiver):
         cdef unsigned char outcome[MAX_INBOXES]
         cdef int i, full = 0, rung = 0, reached = 0
         cdef bytes copy = None
-        if not self.inbox.usable:
-            self._not_usable()
-        route = self.find_route(subject)
-        # From here to the last delivery nothing may run Python code, not even the garbage collector, so
-        # nothing that it tracks is allocated: other threads of this agent use the same encoder.
-        self.describe(route, data, &parts)
+        cdef Ring inbox
+        cdef Codec codec
+        while True:
+            if not self.inbox.usable:
+                self._not_usable()
+            inbox = self.inbox
+            route = self.find_route(subject)
+            codec = self.idle_codec()
+            # Encoding runs Python code for types beyond the built-in ones; another thread may close the agent
+            # meanwhile. From its end to the last delivery nothing may, not even the garbage collector, so
+            # nothing that it tracks is allocated: other threads of this agent use the same codec.
+            self.describe(route, data, codec, &parts)
+            if self.inbox is inbox and inbox.usable:
+                break
         self.sequence += 1
         for i in range(route.count):
             outcome[i] = self.deliver(&route.targets[i], &parts)
@@ -347,10 +355,14 @@ cdef class Port(Receiver):
         self.bytes_out += reached * nbytes
         return 0
 
-    cdef int describe(self, Route route, object data, parts_t *parts) except -1:
+    cdef Codec idle_codec(self):
+        """The agent's, or its like if a thread is in the middle of encoding with it."""
+        return self.codec.twin() if self.codec.encoder.busy else self.codec
+
+    cdef int describe(self, Route route, object data, Codec codec, parts_t *parts) except -1:
         """The pieces of the record.
 
-        The data lies in `data` or in the encoder: valid until it encodes again.
+        The data lies in `data` or in the codec: valid until that encodes again.
         """
         cdef Py_ssize_t length = 0
         cdef uint64_t limit = <uint64_t>self.inbox.ring.max_cells * FC_CELL - 8
@@ -359,7 +371,7 @@ cdef class Port(Receiver):
             length = PyBytes_GET_SIZE(data)
             parts.envelope.data_kind = FC_DATA_BYTES
         else:
-            parts.data = <const char *>self.encoder.c_encode(data, &length)
+            parts.data = <const char *>codec.c_encode(data, &length)
             parts.envelope.data_kind = FC_DATA_ENCODED
         parts.data_length = length
         parts.sender = PyBytes_AS_STRING(self.sender_name)

@@ -69,7 +69,7 @@ cdef enum:
 
 
 cdef inline bint is_in_file(const record_t *record) noexcept nogil:
-    """Whether the record is an fc_item_file_t and not a pickle; the latter begins with 0x80."""
+    """Whether the record is an fc_item_file_t and not an item; those begin with 0x80 or 0xC1."""
     return record.nbytes == sizeof(fc_item_file_t) and record.payload[0] == 0
 
 
@@ -263,7 +263,7 @@ cdef class SharedQueue(Ring):
         return data
 
     def try_get(self):
-        """The pickle of the next item, or None if there is none. Never waits for an item. ClosedError,
+        """The bytes of the next item, or None if there is none. Never waits for an item. ClosedError,
         ShutDown.
         """
         cdef record_t record
@@ -274,7 +274,7 @@ cdef class SharedQueue(Ring):
         return None
 
     def get(self, timeout=None):
-        """The pickle of the next item; waits at most `timeout` seconds (None: for ever),
+        """The bytes of the next item; waits at most `timeout` seconds (None: for ever),
         then raises Empty.
         """
         cdef record_t record
@@ -288,7 +288,7 @@ cdef class SharedQueue(Ring):
                 self.wait_record(&record, timeout, &deadline)
 
     def try_get_many(self, Py_ssize_t limit=1024):
-        """Up to `limit` pickles that are there now, taken under one lock;
+        """The bytes of up to `limit` items that are there now, taken under one lock;
         an item that came in a file is the last.
         """
         cdef record_t record

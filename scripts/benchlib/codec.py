@@ -1,15 +1,16 @@
 """Encoding and decoding beside other serializers: nanoseconds a message, in one thread of one process.
 
-For each message and direction two benchmarks. "same": one object, or one message, again and again, so that
-whatever a contender remembers is there. "fresh": a different one each time. To encode, every str in it is a new
-object (those in dict keys have their hash, which making the dict computed); to decode, the text of every value
-has changed, while the keys come again as they do in a stream of messages of a kind.
+For each message and direction two benchmarks. The first takes one object, or one message, again and again, so
+that whatever a contender remembers is there. "fresh" takes a different one each time: to encode, every str in
+it is a new object (those in dict keys have their hash, which making the dict computed); to decode, the text of
+every value has changed, while the keys come again as they do in a stream of messages of a kind.
 """
 
 import contextlib
 import itertools
 import marshal
 import pickle
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from benchlib.contest import Contender, Contenders, Contest, Setting, Skipped
 from benchlib.method import Figures, calibrate
 from fastcomm import Codec, decode, encode
 
+SLICES = 50  # of a block
 FRESH = 256  # different objects in turn: more than fit into a first-level cache
 
 SEED = {
@@ -50,8 +52,6 @@ BLOB = bytes(range(256)) * 4096
 
 @dataclass(frozen=True)
 class Serializer:
-    """`handles(value)`: whether the value comes back as it was."""
-
     name: str
     encode: Callable[[Any], bytes]
     decode: Callable[[bytes], Any]
@@ -111,7 +111,7 @@ def variants(value: Any) -> list[Any]:
 
 
 def block(function: Callable[[Any], Any], inputs: Sequence[Any], setting: Setting) -> Callable[[], Figures]:
-    """Calls with each input in turn, for about the time of a block."""
+    """Calls with each input in turn: the median of slices, so that what interrupts one is not in it."""
 
     def turn(count: int) -> float:
         cycle = itertools.islice(itertools.cycle(inputs), count)
@@ -120,8 +120,8 @@ def block(function: Callable[[Any], Any], inputs: Sequence[Any], setting: Settin
             function(one)
         return (time.perf_counter_ns() - started) / count
 
-    count = calibrate(turn, 1, setting.block_seconds)
-    return lambda: {"": turn(count)}
+    count = calibrate(turn, 1, setting.block_seconds / SLICES)
+    return lambda: {"": statistics.median(turn(count) for _ in range(SLICES))}
 
 
 def comes_back(serializer: Serializer, value: Any) -> bool:

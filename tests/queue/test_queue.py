@@ -1,5 +1,6 @@
 """What a queue does in one process and between processes that live: order, limits, sizes, errors, names."""
 
+import collections
 import multiprocessing
 import os
 import pickle
@@ -20,6 +21,7 @@ from peers import Peer, PeerError
 import fastcomm
 from fastcomm import Empty, Full, JoinableQueue, Queue, ShutDown, SimpleQueue
 from fastcomm.errors import ClosedError, SegmentExistsError, SegmentNotFoundError, ShmFullError
+from fastcomm.queue import _dumps
 
 START_METHODS = ("fork", "spawn", "forkserver")
 SETUP = "import os, signal, threading, time\nimport fastcomm\nfrom fastcomm.errors import *\n"
@@ -660,3 +662,67 @@ def test_join_ends_on_ctrl_c(name: str) -> None:
             other.result()
         assert sut.get() == 1
         other.end()
+
+
+class Words(list):
+    pass
+
+
+SHARED = [1]
+BY_CODEC = [
+    5,
+    "text",
+    b"bytes",
+    None,
+    2.5,
+    [1, {"a": (2, {3})}],
+    {"k": [bytearray(b"x")]},
+    {frozenset([1]): 1},
+]
+BY_PICKLE = [
+    Words([1]),
+    [SHARED, SHARED],
+    {"a": SHARED},
+    collections.OrderedDict(a=1),
+    range(3),
+    "\ud800",
+    1j,
+]
+
+
+@pytest.mark.parametrize("value", BY_CODEC + BY_PICKLE, ids=repr)
+def test_an_object_comes_back_as_pickle_would_give_it_back(value, name):
+    with fastcomm.Queue(name=name) as queue:
+        queue.put(value)
+        found = queue.get(timeout=10)
+    assert found == pickle.loads(pickle.dumps(value))
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(("values", "begin"), [(BY_CODEC, 0xC1), (BY_PICKLE, 0x80)], ids=["codec", "pickle"])
+def test_only_trees_of_built_in_types_are_encoded_by_the_codec(values, begin):
+    # copies: what is in the lists above is in two places
+    assert {_dumps(pickle.loads(pickle.dumps(value)))[0] for value in values if value != {"a": SHARED}} == {
+        begin
+    }
+
+
+def test_what_is_in_two_places_is_one_object_again(name):
+    inner, key = [1], ([2],)
+    with fastcomm.Queue(name=name) as queue:
+        for value in ([inner, inner], (key, key), {"a": inner, "b": {"c": inner}}, [{"x": key}, key]):
+            queue.put(value)
+        first, second, third, fourth = (queue.get(timeout=10) for _ in range(4))
+    assert first[0] is first[1]
+    assert second[0][0] is second[1][0]
+    assert third["a"] is third["b"]["c"]
+    assert fourth[0]["x"][0] is fourth[1][0]
+
+
+def test_an_object_that_holds_itself_comes_back(name):
+    value = {"list": []}
+    value["list"].append(value)
+    with fastcomm.Queue(name=name) as queue:
+        queue.put(value)
+        found = queue.get(timeout=10)
+    assert found["list"][0] is found
