@@ -647,12 +647,22 @@ def test_scratch_buffer_shrinks_after_a_huge_message():
 
 
 def test_scratch_buffer_is_reused():
-    encoder = Encoder()
-    encoder.encode(bytes(10_000))
+    encoder, buffer = Encoder(), bytearray(20_000)
+    encoder.encode_into(bytes(10_000), buffer)
     capacity = encoder.capacity
+    assert capacity > 10_000
     for _ in range(10):
-        encoder.encode(bytes(10_000))
+        encoder.encode_into(bytes(10_000), buffer)
     assert encoder.capacity == capacity
+
+
+def test_a_message_is_as_large_as_it_says_whatever_the_one_before_was():
+    encoder = Encoder()
+    for size in (0, 5, 400, 100_000, 3, 63, 64, 65, 130, 5_000_000, 1, 1000, 900, 100):
+        message = encoder.encode(bytes(size))
+        assert decode(message) == bytes(size)
+        assert len(bytes(message) + b"") == len(message) < size + 10
+        assert hash(message) == hash(bytes(bytearray(message)))
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="buffers exported by Python code came with 3.12")

@@ -195,7 +195,7 @@ def test_array_of_an_unusual_kind(array):
         np.float64("nan"),
         np.longdouble(1) / 3,
         np.datetime64("NaT", "s"),
-        np.timedelta64(3),
+        np.timedelta64(3, "us"),
         np.bool_(True),
         np.complex64(1j),
     ],

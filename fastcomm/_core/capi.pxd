@@ -9,10 +9,14 @@ cdef extern from *:
     """
     /* The hash that a str in a dict has been given already; -1 if it has none. */
     #define FC_READY_HASH(text) (((PyASCIIObject *)(text))->hash)
+    #define FC_LIKELY(x) __builtin_expect(!!(x), 1)
+    #define FC_UNLIKELY(x) __builtin_expect(!!(x), 0)
     """
     ctypedef struct PyObject:
         pass
     Py_hash_t ready_hash "FC_READY_HASH"(PyObject*) noexcept
+    bint likely "FC_LIKELY"(bint) noexcept
+    bint unlikely "FC_UNLIKELY"(bint) noexcept
 
 cdef extern from "Python.h":
     ctypedef struct PyTypeObject:
@@ -62,6 +66,7 @@ cdef extern from "Python.h":
     bint PyBytes_CheckExact(object) noexcept
     char* PyBytes_AS_STRING(PyObject*) noexcept
     Py_ssize_t PyBytes_GET_SIZE(PyObject*) noexcept
+    int PyBytes_Resize "_PyBytes_Resize"(PyObject**, Py_ssize_t) noexcept
     PyObject* PyBytes_FromStringAndSize(const char*, Py_ssize_t) noexcept
     char* PyByteArray_AS_STRING(PyObject*) noexcept
     Py_ssize_t PyByteArray_GET_SIZE(PyObject*) noexcept

@@ -24,4 +24,5 @@ cdef class Codec:
     cdef object c_decode(self, const uint8_t* data, Py_ssize_t length)
     cdef bytes shrunk(self, const uint8_t* data, Py_ssize_t length)
     cdef object type_table(self)
+    cdef int use_types(self, object types) except -1
     cdef int check_size(self, Py_ssize_t length) except -1

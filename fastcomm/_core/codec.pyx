@@ -10,7 +10,7 @@ from fastcomm._core.decoder import decode
 from fastcomm._core.encoder import encode, encode_into
 from fastcomm.errors import EncodeError
 
-from fastcomm._core.wire cimport HEADER, MAGIC, NO_LIMIT, VERSION
+from fastcomm._core.wire cimport MAGIC, NO_LIMIT, VERSION
 
 __all__ = ["Codec", "decode", "encode", "encode_into"]
 
@@ -34,8 +34,8 @@ cdef class Codec:
     `strings`: a StringTable to share and to learn keys into.
 
     Raises ImportError if the package of a compression is missing, TypeError and ValueError for an option that
-    can't be. Thread safety: yes, but threads that share one take turns; see CodecPool. Not for other processes:
-    make one there.
+    can't be. Thread safety: yes; see CodecPool for threads that encode what runs Python code. Not for other
+    processes: make one there.
     """
 
     def __init__(
@@ -50,8 +50,8 @@ cdef class Codec:
         self.max_decompressed = max_decompressed
         if threshold < 0 or self.max_size < 1 or max_decompressed < 1:
             raise ValueError(
-                f"threshold is {threshold}, max_size {max_size}, max_decompressed {max_decompressed}; the first "
-                "must be at least 0, the others at least 1"
+                f"threshold is {threshold}, max_size {max_size}, max_decompressed {max_decompressed}; the "
+                "first must be at least 0, the others at least 1"
             )
         if compression is not None:
             from fastcomm._core.compression import compressor
@@ -75,8 +75,7 @@ cdef class Codec:
         """Made when it is needed: its module is loaded then."""
         if self.types is None:
             from fastcomm._core.extended import TypeTable
-            self.types = TypeTable(pickles=self.options["fallback"] is not None)
-            self.encoder.types = self.decoder.types = self.types
+            self.use_types(TypeTable(pickles=self.options["fallback"] is not None))
         return self.types
 
     def register(self, cls, name=None):
@@ -93,12 +92,18 @@ cdef class Codec:
     def twin(self) -> Codec:
         """A codec with the same options, registered types and string table, for another thread."""
         cdef Codec twin = Codec(**self.options)
-        twin.types = twin.encoder.types = twin.decoder.types = self.type_table()
+        twin.use_types(self.type_table())
         return twin
 
+    cdef int use_types(self, object types) except -1:
+        self.types = types
+        self.encoder.use_types(types)
+        self.decoder.use_types(types)
+        return 0
+
     def encode(self, obj: object, /) -> bytes:
-        """The message that holds `obj`. EncodeError with the path to what can't be encoded, or if it is larger
-        than max_size.
+        """The message that holds `obj`. EncodeError with the path to what can't be encoded, or if it is
+        larger than max_size.
         """
         cdef bytes message = self.encoder.message(obj)
         cdef bytes smaller

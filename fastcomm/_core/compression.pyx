@@ -1,7 +1,7 @@
 """LZ4 (block format, package lz4) and zstd (compression.zstd of Python 3.14, else package zstandard).
 
-Loaded by the first codec that compresses or message that is compressed. Decompression makes exactly the stated
-number of bytes or fails: neither package is left to allocate what a message asks for.
+Loaded by the first codec that compresses or message that is compressed. Decompression makes exactly the
+stated number of bytes or fails: neither package is left to allocate what a message asks for.
 """
 
 from importlib import import_module

@@ -376,7 +376,13 @@ cdef class TypeTable:
         self.names[cls] = tag, name, fields
 
     def reduce(self, obj):
-        """(tag, fixed bytes, values, data or None); None: it can't be encoded. Unfit says why it can't."""
+        """(tag, fixed bytes, values, data or None); None: it can't be encoded; a str: it can't, and why."""
+        try:
+            return self.reduced(obj)
+        except Unfit as error:
+            return str(error)
+
+    cdef object reduced(self, object obj):
         kind = type(obj)
         reducer = reducer_of(kind)
         if reducer is not None:
@@ -456,3 +462,6 @@ cdef object restore_enum(object cls, object member):
     if type(member) is not int or not issubclass(cls, Flag):
         raise ValueError(f"a member of {cls.__qualname__} that is no name")
     return cls(member)
+
+
+NO_TYPES = TypeTable()      # of encoders and decoders that have none of their own

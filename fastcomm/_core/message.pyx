@@ -15,7 +15,6 @@ from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memcmp, memcpy
 
-from fastcomm._core.codec cimport Codec
 from fastcomm._core.layout cimport FC_DATA_ENCODED, FC_MAX_AGENT_NAME, FC_MAX_PATTERN, fc_envelope_t
 from fastcomm._core.protocol cimport record_t
 from fastcomm._core.ring cimport Ring
