@@ -43,6 +43,7 @@ cdef class Codec:
         Py_ssize_t threshold=THRESHOLD, object max_size=None, Py_ssize_t max_decompressed=MAX_DECOMPRESSED,
         bint interning=True, object strings=None,
     ) -> None:
+        """The options are those of the class."""
         if fallback is not None and fallback != "pickle":
             raise ValueError(f"fallback is {fallback!r}; it must be None or 'pickle'")
         self.threshold = threshold

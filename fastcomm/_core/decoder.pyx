@@ -152,6 +152,7 @@ cdef class Decoder:
         self, *, object types=None, object table=None, Py_ssize_t max_size=NO_LIMIT,
         Py_ssize_t max_decompressed=MAX_DECOMPRESSED, bint interning=True,
     ) -> None:
+        """`max_size`, `max_decompressed`: bytes; without `interning` no strings are kept."""
         if types is not None:
             self.use_types(types)
         self.table = table

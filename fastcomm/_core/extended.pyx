@@ -28,29 +28,29 @@ cdef enum:
     # A zone of some 20 bytes in a message is about 8 KiB in memory: this many are half a MiB.
     MAX_ZONES = 64
 
-ZONE_KEY = re.compile(r"[A-Za-z0-9_+-]{1,32}(/[A-Za-z0-9_+-]{1,32}){0,3}")
-SIMPLE_DTYPE = re.compile(r"[<>|][biufcmMSUV][0-9]{1,9}(\[[0-9A-Za-z/]{1,24}\])?")
-PLAIN_KINDS = "biufcmMSUV"
+_ZONE_KEY = re.compile(r"[A-Za-z0-9_+-]{1,32}(/[A-Za-z0-9_+-]{1,32}){0,3}")
+_SIMPLE_DTYPE = re.compile(r"[<>|][biufcmMSUV][0-9]{1,9}(\[[0-9A-Za-z/]{1,24}\])?")
+_PLAIN_KINDS = "biufcmMSUV"
 
-DAY = struct.Struct("<HBB")
-CLOCK = struct.Struct("<BBBBI")     # hour, minute, second, fold, microsecond
-SPAN = struct.Struct("<iII")        # days, seconds, microseconds
+_DAY = struct.Struct("<HBB")
+_CLOCK = struct.Struct("<BBBBI")     # hour, minute, second, fold, microsecond
+_SPAN = struct.Struct("<iII")        # days, seconds, microseconds
 
 
 class Unfit(ValueError):
     """A value of a known type that can't be encoded; the text goes on after "the value at ..."."""
 
 
-# ---- to bytes and built-in values. Each reduce_* returns (tag, fixed bytes, values, data or None).
+# ---- to bytes and built-in values. Each _reduce_* returns (tag, fixed bytes, values, data or None).
 
 
 cdef bytes clock_of(object obj):
-    return CLOCK.pack(obj.hour, obj.minute, obj.second, obj.fold, obj.microsecond)
+    return _CLOCK.pack(obj.hour, obj.minute, obj.second, obj.fold, obj.microsecond)
 
 
 cdef object zone_of(object obj):
     zone = obj.tzinfo
-    if zone is None or reducer_of(type(zone)) in (reduce_timezone, reduce_zoneinfo):
+    if zone is None or reducer_of(type(zone)) in (_reduce_timezone, _reduce_zoneinfo):
         return zone
     raise Unfit(
         f"has a tzinfo of type {type(zone).__qualname__!r}; only datetime.timezone and zoneinfo.ZoneInfo can "
@@ -58,43 +58,43 @@ cdef object zone_of(object obj):
     )
 
 
-def reduce_date(obj):
-    return DATE, DAY.pack(obj.year, obj.month, obj.day), (), None
+def _reduce_date(obj):
+    return DATE, _DAY.pack(obj.year, obj.month, obj.day), (), None
 
 
-def reduce_time(obj):
+def _reduce_time(obj):
     return TIME, clock_of(obj), (zone_of(obj),), None
 
 
-def reduce_datetime(obj):
-    return DATETIME, DAY.pack(obj.year, obj.month, obj.day) + clock_of(obj), (zone_of(obj),), None
+def _reduce_datetime(obj):
+    return DATETIME, _DAY.pack(obj.year, obj.month, obj.day) + clock_of(obj), (zone_of(obj),), None
 
 
-def reduce_timedelta(obj):
-    return TIMEDELTA, SPAN.pack(obj.days, obj.seconds, obj.microseconds), (), None
+def _reduce_timedelta(obj):
+    return TIMEDELTA, _SPAN.pack(obj.days, obj.seconds, obj.microseconds), (), None
 
 
-def reduce_timezone(obj):
+def _reduce_timezone(obj):
     offset, *name = obj.__getinitargs__()
     micros = (offset.days * 86_400 + offset.seconds) * 1_000_000 + offset.microseconds
     return TIMEZONE, b"", (micros, name[0] if name else None), None
 
 
-def reduce_zoneinfo(obj):
-    if obj.key is None or not ZONE_KEY.fullmatch(obj.key):
+def _reduce_zoneinfo(obj):
+    if obj.key is None or not _ZONE_KEY.fullmatch(obj.key):
         raise Unfit(f"is a ZoneInfo with the key {obj.key!r}; one of ZoneInfo('Area/City') can be encoded")
     return ZONEINFO, b"", (obj.key,), None
 
 
-def reduce_uuid(obj):
+def _reduce_uuid(obj):
     return UUID, obj.bytes, (), None
 
 
-def reduce_decimal(obj):
+def _reduce_decimal(obj):
     return DECIMAL, b"", (str(obj),), None
 
 
-def reduce_scalar(obj):
+def _reduce_scalar(obj):
     kind = obj.dtype.kind
     if kind == "U":
         return SCALAR, b"", ("U", str.__str__(obj)), None
@@ -103,7 +103,7 @@ def reduce_scalar(obj):
     return SCALAR, b"", (spec_of(obj.dtype), obj.tobytes()), None
 
 
-def reduce_array(obj):
+def _reduce_array(obj):
     spec = spec_of(obj.dtype)
     fortran = obj.flags.f_contiguous and not obj.flags.c_contiguous
     if not obj.nbytes:
@@ -123,7 +123,7 @@ cdef object bytes_of(object array, bint fortran):
 
 cdef object spec_of(object dtype):
     """A dtype as built-in values: str, or (spec, shape) of a subarray, or a dict of a structure."""
-    if dtype.hasobject or dtype.kind not in PLAIN_KINDS:
+    if dtype.hasobject or dtype.kind not in _PLAIN_KINDS:
         raise Unfit(f"has the dtype {str(dtype)!r}, whose elements are not plain bytes")
     if dtype.subdtype is not None:
         base, shape = dtype.subdtype
@@ -144,34 +144,34 @@ cdef object spec_of(object dtype):
     return spec
 
 
-STANDARD = {
-    ("datetime", "date"): reduce_date,
-    ("datetime", "time"): reduce_time,
-    ("datetime", "datetime"): reduce_datetime,
-    ("datetime", "timedelta"): reduce_timedelta,
-    ("datetime", "timezone"): reduce_timezone,
-    ("zoneinfo", "ZoneInfo"): reduce_zoneinfo,
-    ("uuid", "UUID"): reduce_uuid,
-    ("decimal", "Decimal"): reduce_decimal,
-    ("numpy", "ndarray"): reduce_array,
+_STANDARD = {
+    ("datetime", "date"): _reduce_date,
+    ("datetime", "time"): _reduce_time,
+    ("datetime", "datetime"): _reduce_datetime,
+    ("datetime", "timedelta"): _reduce_timedelta,
+    ("datetime", "timezone"): _reduce_timezone,
+    ("zoneinfo", "ZoneInfo"): _reduce_zoneinfo,
+    ("uuid", "UUID"): _reduce_uuid,
+    ("decimal", "Decimal"): _reduce_decimal,
+    ("numpy", "ndarray"): _reduce_array,
 }
-REDUCERS: dict = {}     # type -> its reduce_*, filled as types are met
+_REDUCERS: dict = {}     # type -> its reduce_*, filled as types are met
 
 
 cdef object reducer_of(object kind):
     """The reduce_* of a type that needs no registration, or None. Nothing is imported: an object of the type
     exists, so its module does."""
-    reducer = REDUCERS.get(kind)
+    reducer = _REDUCERS.get(kind)
     if reducer is None:
         module = kind.__module__
-        reducer = STANDARD.get((module, kind.__qualname__))
+        reducer = _STANDARD.get((module, kind.__qualname__))
         if reducer is None:
             if module != "numpy" or not is_scalar_type(kind):
                 return None
-            reducer = reduce_scalar
+            reducer = _reduce_scalar
         elif getattr(sys.modules.get(module), kind.__name__, None) is not kind:
             return None
-        REDUCERS[kind] = reducer
+        _REDUCERS[kind] = reducer
     return reducer
 
 
@@ -196,31 +196,31 @@ cdef object checked_zone(object value):
     return value
 
 
-def restore_date(bytes fixed, tuple values, dict memo):
+def _restore_date(bytes fixed, tuple values, dict memo):
     from datetime import date
-    return date(*DAY.unpack(fixed))
+    return date(*_DAY.unpack(fixed))
 
 
-def restore_time(bytes fixed, tuple values, dict memo):
+def _restore_time(bytes fixed, tuple values, dict memo):
     from datetime import time
-    hour, minute, second, fold, micros = CLOCK.unpack(fixed)
+    hour, minute, second, fold, micros = _CLOCK.unpack(fixed)
     return time(hour, minute, second, micros, checked_zone(values[0]), fold=fold)
 
 
-def restore_datetime(bytes fixed, tuple values, dict memo):
+def _restore_datetime(bytes fixed, tuple values, dict memo):
     from datetime import datetime
-    year, month, day = DAY.unpack(fixed[:DAY.size])
-    hour, minute, second, fold, micros = CLOCK.unpack(fixed[DAY.size:])
+    year, month, day = _DAY.unpack(fixed[:_DAY.size])
+    hour, minute, second, fold, micros = _CLOCK.unpack(fixed[_DAY.size:])
     return datetime(year, month, day, hour, minute, second, micros, checked_zone(values[0]), fold=fold)
 
 
-def restore_timedelta(bytes fixed, tuple values, dict memo):
+def _restore_timedelta(bytes fixed, tuple values, dict memo):
     from datetime import timedelta
-    days, seconds, micros = SPAN.unpack(fixed)
+    days, seconds, micros = _SPAN.unpack(fixed)
     return timedelta(days, seconds, micros)
 
 
-def restore_timezone(bytes fixed, tuple values, dict memo):
+def _restore_timezone(bytes fixed, tuple values, dict memo):
     from datetime import timedelta, timezone
     offset = timedelta(microseconds=need(values[0], int, "an offset"))
     if values[1] is None:
@@ -228,13 +228,13 @@ def restore_timezone(bytes fixed, tuple values, dict memo):
     return timezone(offset, need(values[1], str, "a zone's name"))
 
 
-def restore_zoneinfo(bytes fixed, tuple values, dict memo):
+def _restore_zoneinfo(bytes fixed, tuple values, dict memo):
     key = need(values[0], str, "a zone's key")
     zone = memo.get(key)
     if zone is None:
         if len(memo) >= MAX_ZONES:
             raise ValueError(f"more than {MAX_ZONES} different time zones in one message")
-        if not ZONE_KEY.fullmatch(key):
+        if not _ZONE_KEY.fullmatch(key):
             raise ValueError(f"{key[:60]!r} is no key of a time zone")
         from zoneinfo import ZoneInfo
         try:
@@ -244,12 +244,12 @@ def restore_zoneinfo(bytes fixed, tuple values, dict memo):
     return zone
 
 
-def restore_uuid(bytes fixed, tuple values, dict memo):
+def _restore_uuid(bytes fixed, tuple values, dict memo):
     import uuid
     return uuid.UUID(bytes=fixed)
 
 
-def restore_decimal(bytes fixed, tuple values, dict memo):
+def _restore_decimal(bytes fixed, tuple values, dict memo):
     from decimal import Decimal, InvalidOperation
     try:
         return Decimal(need(values[0], str, "a Decimal"))
@@ -257,7 +257,7 @@ def restore_decimal(bytes fixed, tuple values, dict memo):
         raise ValueError("a Decimal that can't be read") from None
 
 
-def restore_scalar(bytes fixed, tuple values, dict memo):
+def _restore_scalar(bytes fixed, tuple values, dict memo):
     import numpy
     spec, data = values
     if spec == "U":
@@ -274,7 +274,7 @@ def restore_scalar(bytes fixed, tuple values, dict memo):
 cdef object dtype_of(object spec):
     import numpy
     if type(spec) is str:
-        if not SIMPLE_DTYPE.fullmatch(spec):
+        if not _SIMPLE_DTYPE.fullmatch(spec):
             raise ValueError(f"{spec[:60]!r} is no dtype")
         return numpy.dtype(spec)
     if type(spec) is tuple and len(spec) == 2:
@@ -312,16 +312,16 @@ cdef object restore_array(tuple values, object data, bint copy):
     return array
 
 
-RESTORERS = {
-    DATE: restore_date,
-    TIME: restore_time,
-    DATETIME: restore_datetime,
-    TIMEDELTA: restore_timedelta,
-    TIMEZONE: restore_timezone,
-    ZONEINFO: restore_zoneinfo,
-    UUID: restore_uuid,
-    DECIMAL: restore_decimal,
-    SCALAR: restore_scalar,
+_RESTORERS = {
+    DATE: _restore_date,
+    TIME: _restore_time,
+    DATETIME: _restore_datetime,
+    TIMEDELTA: _restore_timedelta,
+    TIMEZONE: _restore_timezone,
+    ZONEINFO: _restore_zoneinfo,
+    UUID: _restore_uuid,
+    DECIMAL: _restore_decimal,
+    SCALAR: _restore_scalar,
 }
 
 
@@ -358,6 +358,7 @@ cdef class TypeTable:
     cdef dict types         # name -> (tag, type, fields)
 
     def __init__(self, *, bint pickles=False):
+        """`pickles`: what can't be encoded otherwise is pickled, and pickles are read."""
         self.pickles = pickles
         self.names = {}
         self.types = {}
@@ -400,7 +401,7 @@ cdef class TypeTable:
 
     def restore(self, int tag, bytes fixed, tuple values, dict memo):
         """The object. ValueError and whatever its constructor raises if the message is wrong."""
-        restorer = RESTORERS.get(tag)
+        restorer = _RESTORERS.get(tag)
         if restorer is not None:
             return restorer(fixed, values, memo)
         if tag == PICKLE:

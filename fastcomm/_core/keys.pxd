@@ -2,8 +2,8 @@
 
 A key is looked for where the message before had one, then by its hash; what is kept of it are the bytes
 that stand for it: a word of the static table, an entry of the string table, or its text, which within lists
-becomes a reference to where the message has it already. How a key is written depends on its text and on the tables
-alone, so that equal objects give equal messages.
+becomes a reference to where the message has it already. How a key is written depends on its text and on the
+tables alone, so that equal objects give equal messages.
 """
 
 from libc.stdint cimport uint8_t, uint32_t

@@ -44,8 +44,8 @@ cdef class StringTable:
 
     A codec with ``strings=table`` learns the keys that it meets again, and writes a learned one as two to
     four bytes; when the table is full, new ones are written out. Encoder and decoder need the same table: its
-    `id` is in each message, and another table is a DecodeError. `memory`: a writable buffer of ``nbytes`` to lie
-    in, all zero to begin a table there, or one that was begun before; private memory if none is given.
+    `id` is in each message, and another table is a DecodeError. `memory`: a writable buffer of ``nbytes`` to
+    lie in, all zero to begin a table there, or one that was begun before; private memory if none is given.
 
     Thread safety: yes. Processes may share the memory if one at a time learns; a handle sees what others have
     learned when a message names it. CorruptSegmentError if the memory holds no table.

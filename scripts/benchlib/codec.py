@@ -2,8 +2,8 @@
 
 For each message and direction two benchmarks. The first takes one object, or one message, again and again, so
 that whatever a contender remembers is there. "fresh" takes a different one each time: to encode, every str
-in it is a new object (those in dict keys have their hash, which making the dict computed); to decode, the text
-of every value has changed, while the keys come again as they do in a stream of messages of a kind.
+in it is a new object (those in dict keys have their hash, which making the dict computed); to decode, the
+text of every value has changed, while the keys come again as they do in a stream of messages of a kind.
 """
 
 import contextlib
