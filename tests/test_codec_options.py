@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle_codec import oracle_decode
 
-from fastcomm import Codec, CodecPool, DecodeError, EncodeError, decode, encode
+from fastcomm import Codec, CodecPool, DecodeError, EncodeError, Struct, decode, encode
 from fastcomm._core import compression
+from fastcomm.structs import f8
 
 KINDS = ["lz4", "zstd"]
 RECORDS = [{"kind": "task", "number": i, "tags": ["a", "b"]} for i in range(500)]
@@ -407,3 +408,35 @@ def test_a_pool_refuses_what_can_not_be():
         CodecPool(size=0)
     with pytest.raises(TypeError, match="a codec and options"):
         CodecPool(Codec(), interning=False)
+
+
+# ---------------------------------------------------------------- Structs
+
+
+class Quote(Struct, type_id=0x71C0DEC):
+    symbol: str
+    price: f8
+
+
+class Nameless(Struct):
+    price: f8
+
+
+def test_a_struct_is_sent_with_the_type_id_of_its_class():
+    value = {"quotes": [Quote("A", 1.5), Quote("B", -0.0)]}
+    message = encode(value)
+    assert message.count(b"\xfd\xec\x0d\x1c\x07") == 2
+    assert decode(message) == value
+    with pytest.raises(EncodeError, match="no type_id") as caught:
+        encode([Nameless(1.0)])
+    assert caught.value.path == "$[0]"
+
+
+def test_a_struct_in_the_place_of_another_is_a_decode_error():
+    message = encode(Quote("A", 1.5))
+    with pytest.raises(DecodeError, match="for which no class is known"):
+        decode(message.replace(b"\xfd\xec", b"\xfd\xed"))
+    with pytest.raises(DecodeError):
+        decode(message[:-1])
+    with pytest.raises(DecodeError, match="the message of a Struct"):
+        decode(Quote("A", 1.5).pack())

@@ -333,7 +333,7 @@ def block(values, data, padding=0):
         (HEAD + b"\xf8" + b"\x66Colour" + b"\x63RED", "'Colour' is not registered"),
         (HEAD + b"\xf9" + b"\x64Task" + b"\xa0", "'Task' is not registered"),
         (HEAD + b"\xfa" + b"\x65Point" + b"\xb2\x01\x02", "'Point' is not registered"),
-        (HEAD + b"\xfd" + bytes(8) + b"\x80", "Struct type 0x0"),
+        (HEAD + b"\xfd\x05\x00\x00\x00" + b"\x80", "Struct with type id 5, for which no class"),
         (HEAD + b"\xfe" + encode(pickle.dumps(1))[2:], "can run any code"),
         (HEAD + b"\xf2" + bytes(12) + b"\xf7", "unknown tag 0xF7"),
         (block(["|O8", (1,), False], bytes(8)), "no dtype"),

@@ -14,6 +14,8 @@ Thread safety: under the GIL. Register types before the first message.
 
 cimport cython
 
+from libc.stdint cimport int64_t
+
 import math
 import re
 import struct
@@ -391,6 +393,9 @@ cdef class TypeTable:
         known = self.names.get(kind)
         if known is not None:
             return reduce_registered(obj, known)
+        structs = sys.modules.get("fastcomm._core.struct_base")
+        if structs is not None and isinstance(obj, structs.StructBase):
+            return reduce_struct(structs, obj)
         if self.pickles:
             import pickle
             try:
@@ -407,7 +412,7 @@ cdef class TypeTable:
         if tag == PICKLE:
             return self.unpickle(values[0])
         if tag == STRUCT:
-            raise ValueError(f"Struct type {int.from_bytes(fixed, 'little'):#x} is not registered")
+            return restore_struct(int.from_bytes(fixed, "little"), need(values[0], bytes, "a Struct"))
         return self.restore_registered(tag, values[0], values[1])
 
     def restore_array(self, tuple values, data, bint copy):
@@ -452,6 +457,25 @@ cdef object reduce_registered(object obj, tuple known):
         return tag, b"", (name, {field: getattr(obj, field) for field in fields}), None
     except AttributeError as error:
         raise Unfit(f"has a field without a value: {error}") from error
+
+
+cdef object reduce_struct(object structs, object obj):
+    number = type(obj).type_id
+    if not number:
+        raise Unfit(f"is a Struct of the class {type(obj).__qualname__!r}, which has no type_id; give it one")
+    return STRUCT, number.to_bytes(4, "little"), (structs.encode_struct(obj),), None
+
+
+cdef object restore_struct(int64_t number, bytes message):
+    structs = sys.modules.get("fastcomm._core.struct_base")
+    if structs is None or number not in structs.registry:
+        raise ValueError(
+            f"a Struct with type id {number}, for which no class is known here: import the module that defines it"
+        )
+    value = structs.unpack(message)
+    if type(value).type_id != number:
+        raise ValueError(f"a Struct with type id {type(value).type_id} where {number} was announced")
+    return value
 
 
 cdef object restore_enum(object cls, object member):
