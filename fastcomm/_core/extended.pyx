@@ -470,7 +470,8 @@ cdef object restore_struct(int64_t number, bytes message):
     structs = sys.modules.get("fastcomm._core.struct_base")
     if structs is None or number not in structs.registry:
         raise ValueError(
-            f"a Struct with type id {number}, for which no class is known here: import the module that defines it"
+            f"a Struct with type id {number}, for which no class is known here: import the module that "
+            "defines it"
         )
     value = structs.unpack(message)
     if type(value).type_id != number:

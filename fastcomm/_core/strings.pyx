@@ -8,9 +8,9 @@ Append-only and flat, so that it can lie in memory that processes share:
    128  u32 end[max_strings]    string i is text[end[i - 1]:end[i]], string 0 begins at 0
         u8  text[max_bytes]     UTF-8
 
-A writer writes text and end, then count (release); a reader loads count (acquire) and then reads what it had
-not yet seen into private objects. SYNC entry-learned: count. Readers take no lock. Writers must be serialised
-by whoever shares the memory; within one process the GIL does it.
+A writer writes text and end, then the count; a reader loads the count, and then reads what it had not yet
+seen into private objects (SYNC entry-learned). Readers take no lock. To begin a table and to learn must be
+serialised by whoever shares the memory; within one process the GIL does it.
 """
 
 cimport cython
@@ -21,8 +21,6 @@ from libc.string cimport memcpy
 import os
 import sys
 
-from fastcomm._core.atomics cimport fc_load_acquire_u32, fc_store_release_u32
-
 from fastcomm.errors import CorruptSegmentError
 
 cdef enum:
@@ -31,11 +29,6 @@ cdef enum:
     ENDS = 128
     LONGEST = 255           # bytes of a string that is worth learning
     MOST = 1 << 20
-
-cdef struct Head:
-    uint32_t magic, version, id, max_strings, max_bytes
-    uint32_t unused[11]
-    uint32_t count
 
 
 @cython.final
@@ -52,7 +45,7 @@ cdef class StringTable:
     """
 
     cdef uint8_t[::1] memory
-    cdef Head* head
+    cdef string_table_t* head
     cdef uint32_t* ends
     cdef uint8_t* text
     cdef readonly list texts
@@ -67,7 +60,7 @@ cdef class StringTable:
             raise ValueError(
                 f"{self.memory.shape[0]} bytes of memory; a table needs {nbytes}, 4-byte aligned"
             )
-        self.head = <Head*> &self.memory[0]
+        self.head = <string_table_t*> &self.memory[0]
         self.ends = <uint32_t*> &self.memory[ENDS]
         self.text = &self.memory[0] + ENDS + 4 * max_strings
         self.max_strings = max_strings
@@ -89,14 +82,14 @@ cdef class StringTable:
         return ENDS + 4 * max_strings + max_bytes
 
     cdef int begin(self) except -1:
-        cdef Head* head = self.head
+        cdef string_table_t* head = self.head
         if head.magic == 0:
             head.version = LAYOUT
             head.id = int.from_bytes(os.urandom(4), "little")
             head.max_strings = self.max_strings
             head.max_bytes = self.max_bytes
-            fc_store_release_u32(&head.magic, MAGIC)
-        if (fc_load_acquire_u32(&head.magic) != MAGIC or head.version != LAYOUT
+            head.magic = MAGIC
+        if (head.magic != MAGIC or head.version != LAYOUT
                 or head.max_strings != self.max_strings or head.max_bytes != self.max_bytes):
             raise CorruptSegmentError(
                 f"no string table of {self.max_strings} strings and {self.max_bytes} bytes in this memory"
@@ -110,7 +103,7 @@ cdef class StringTable:
     def refresh(self):
         """Take in what other handles have learned."""
         cdef uint32_t i, start, end
-        cdef uint32_t count = fc_load_acquire_u32(&self.head.count)    # SYNC entry-learned
+        cdef uint32_t count = strings_seen(self.head)
         if count > self.max_strings:
             raise CorruptSegmentError(
                 f"a string table of {self.max_strings} strings that says it has {count}"
@@ -127,7 +120,7 @@ cdef class StringTable:
     def find(self, str text not None):
         """Number of a string, or -1 if it was not learned."""
         number = self.numbers.get(text, -1)
-        if number < 0 and fc_load_acquire_u32(&self.head.count) != len(self.texts):
+        if number < 0 and strings_seen(self.head) != len(self.texts):
             self.refresh()
             number = self.numbers.get(text, -1)
         return number
@@ -146,7 +139,7 @@ cdef class StringTable:
             return -1
         memcpy(self.text + used, <const char*> encoded, len(encoded))
         self.ends[count] = used + <uint32_t> len(encoded)
-        fc_store_release_u32(&self.head.count, count + 1)    # SYNC entry-learned
+        strings_learned(self.head, count + 1)
         self.refresh()
         return count
 

@@ -18,6 +18,7 @@ from fastcomm._core.layout cimport *
 from fastcomm._core.participant cimport slot_set_state, slot_state
 from fastcomm._core.protocol cimport *
 from fastcomm._core.queue_control cimport *
+from fastcomm._core.strings cimport string_table_t, strings_learned, strings_seen
 from fastcomm._core.tables cimport begin_write, end_write, generation_bump, generation_seen, read_entry
 from fastcomm._core.wait cimport announce_sleep, ring_bell, ring_bell_always
 from order_threads cimport aligned_alloc, part_t, run_threads, sched_yield
@@ -41,6 +42,7 @@ cdef struct world_t:
     fc_wait_t wait
     fc_subscription_t entry
     fc_subscriptions_t subscriptions
+    string_table_t strings
     int witness
     uint32_t released      # relaxed: the first thread has done its step
 
@@ -222,6 +224,14 @@ cdef void see_change(world_t *w) noexcept nogil:
     generation_seen(&w.subscriptions)
 
 
+cdef void learn_string(world_t *w) noexcept nogil:
+    strings_learned(&w.strings, 1)
+
+
+cdef void see_string(world_t *w) noexcept nogil:
+    strings_seen(&w.strings)
+
+
 cdef void fall_asleep(world_t *w) noexcept nogil:
     announce_sleep(&w.wait, FC_SLEEP_FUTEX)
 
@@ -236,7 +246,7 @@ cdef void wake_always(world_t *w) noexcept nogil:
 
 # ----------------------------------------------------------------------------------------------------- pairs
 
-cdef pair_t[23] PAIRS = [
+cdef pair_t[24] PAIRS = [
     [b"commit and peek", claim_one, commit, peek],
     [b"commit and walk", claim_one, commit, walk],
     [b"commit and help", claim_one, commit, help_second],
@@ -256,6 +266,7 @@ cdef pair_t[23] PAIRS = [
     [b"write and copy an entry", begin_entry, end_entry, copy_entry],
     [b"copy and write an entry", nothing, copy_entry, begin_entry],
     [b"change and see the generation", nothing, change, see_change],
+    [b"learn and see a string", nothing, learn_string, see_string],
     [b"fall asleep and wake", nothing, fall_asleep, wake],
     [b"fall asleep and wake always", nothing, fall_asleep, wake_always],
     [b"wake always and fall asleep", nothing, wake_always, fall_asleep],
