@@ -407,3 +407,16 @@ class TestCommand:
         assert command.main(["--quick", "--no-pin", "--json", str(path)]) == 1
         assert "no room" in json.loads(path.read_text())["failed"]["broken"]
         assert "no room" in capsys.readouterr().err
+
+
+def test_the_comparison_of_codecs_runs_with_the_peers_that_are_there(tmp_path: Path) -> None:
+    report = tmp_path / "compare.json"
+    command = [sys.executable, str(SCRIPTS / "compare_peers.py"), "codec", "--quick", "--no-pin"]
+    command += ["--only", "seed: encode, fresh", "--json", str(report)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(report.read_text())
+    assert {"fastcomm", "fastcomm, interning off", "pickle 5", "marshal"} <= {
+        line["contender"] for line in found["lines"]
+    }
+    assert {skip["reason"] for skip in found["skipped"]} <= {"not installed: pip install 'fastcomm[peers]'"}
