@@ -52,11 +52,12 @@ def main(arguments: Sequence[str]) -> int:
         return 0 if options.list else 2
     setting = Setting(plan_placement(not options.no_pin), options.quick)
     gate = Gate()
-    lines, skipped, failed = bench.run_all(contests, setting, gate)
+    measured = bench.run_all(contests, setting, gate)
     path = options.json or SCRIPTS.parent / "build" / f"compare_{options.group}.json"
-    report.write_json(path, report.document(setting, gate, lines, skipped, failed))
-    print(f"\n{len(lines)} lines in {path}; {len(failed)} of {len(contests)} benchmarks failed")
-    return 1 if failed or not lines else 0
+    report.write_json(path, report.document(setting, gate, measured))
+    failed = f"{len(measured.failed)} of {len(contests)} benchmarks failed"
+    print(f"\n{len(measured.lines)} lines in {path}; {failed}")
+    return 1 if measured.failed or not measured.lines else 0
 
 
 if __name__ == "__main__":

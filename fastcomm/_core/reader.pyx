@@ -24,6 +24,7 @@ from fastcomm._core.input cimport (
 )
 from fastcomm._core.texts cimport take_key_text, take_text
 from fastcomm._core.wire cimport (
+    SMALL_DICT,
     ARRAY, BIG_INT, BYTEARRAY, BYTES, DATETIME, DICT, EXTENDED, FALSE, FAR_ENTRY, FAR_REF, FLOAT, FROZENSET,
     INT, LIST, MAX_DEPTH, NEAR_ENTRY, NEAR_REF, NEGATIVE, NONE, PICKLE, SCALAR, SET, set_error,
     SHORT_BYTES, SHORT_DICT, SHORT_LIST, SHORT_STR, SHORT_STR_MAX, SHORT_TUPLE, SHORT_WORD, SHORT_WORDS,
@@ -252,7 +253,7 @@ cdef PyObject* take_dict(Reader* reader, Py_ssize_t length) noexcept:
     if result == NULL:
         return pending(reader)
     for _ in range(length):
-        if not take_pair(reader, result):
+        if not take_pair(reader, result, length <= SMALL_DICT):
             Py_DECREF(result)
             return NULL
     if PyDict_GET_SIZE(result) != length:
@@ -262,13 +263,13 @@ cdef PyObject* take_dict(Reader* reader, Py_ssize_t length) noexcept:
     return result
 
 
-cdef inline bint take_pair(Reader* reader, PyObject* target) noexcept:
+cdef inline bint take_pair(Reader* reader, PyObject* target, bint keyed) noexcept:
     cdef const uint8_t* start = reader.p
     cdef PyObject* key
     cdef PyObject* value
     cdef int failed
     reader.owed -= 1
-    key = take_key(reader)
+    key = take_key(reader) if keyed else take_new_key(reader)
     if key == NULL:
         return False
     reader.owed -= 1
@@ -344,6 +345,16 @@ cdef inline PyObject* take_key(Reader* reader) noexcept:
     reader.view = NULL
     key = take(reader)
     reader.view = view
+    return key
+
+
+cdef PyObject* take_new_key(Reader* reader) noexcept:
+    """One that is not looked for among those seen before."""
+    cdef PyObject** keys = reader.keys
+    cdef PyObject* key
+    reader.keys = NULL
+    key = take_key(reader)
+    reader.keys = keys
     return key
 
 

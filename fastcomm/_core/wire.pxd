@@ -80,6 +80,8 @@ cdef enum:
     SHORT_TUPLE_MAX = 7
     SHORT_WORDS = 16
 
+    SMALL_DICT = 64         # keys of larger ones are hardly a shape that comes again
+
 
 cdef inline void set_error(object error) noexcept:
     """Leave a caught exception as the pending error of a function that returns NULL."""

@@ -27,6 +27,7 @@ from fastcomm._core.output cimport (
 )
 from fastcomm._core.utf8 cimport put_code_point, utf8_size
 from fastcomm._core.wire cimport (
+    SMALL_DICT,
     ARRAY, BIG_INT, BYTEARRAY, BYTES, DICT, ENUM, FALSE, FLOAT, FROZENSET, HEADER, INT, LIST, MAGIC,
     MAX_DEPTH, NAMEDTUPLE, NEGATIVE, NONE, SET, set_error, SHORT_BYTES, SHORT_BYTES_MAX, SHORT_DICT,
     SHORT_DICT_MAX, SHORT_LIST, SHORT_LIST_MAX, SHORT_STR, SHORT_STR_MAX, SHORT_TUPLE, SHORT_TUPLE_MAX,
@@ -34,7 +35,6 @@ from fastcomm._core.wire cimport (
 )
 
 cdef enum:
-    SMALL_DICT = 64         # keys of larger ones are hardly a shape that comes again
     ARRAY_ALIGNMENT = 16
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from benchlib.contest import Contender, Contenders, Contest, Setting, Skipped
+from benchlib.contest import Contender, Contenders, Contest, Role, Setting, Skipped
 from benchlib.method import Figures, calibrate
 from fastcomm import Codec, decode, encode
 
@@ -142,11 +142,11 @@ def prepare(value: Any, encoding: bool, fresh: bool) -> Callable[[Setting, conte
                 found.append(one)
             elif not comes_back(one, value):
                 found.append(Skipped(one.name, "what it decodes is not what it encoded"))
-            elif encoding:
-                found.append(Contender(one.name, "", block(one.encode, inputs, setting)))
             else:
-                messages = [one.encode(item) for item in inputs]
-                found.append(Contender(one.name, "", block(one.decode, messages, setting)))
+                role: Role = "ours" if one.name.startswith("fastcomm") else "peer"
+                call = one.encode if encoding else one.decode
+                taken = inputs if encoding else [one.encode(item) for item in inputs]
+                found.append(Contender(one.name, "", block(call, taken, setting), role))
         return found
 
     return contenders
