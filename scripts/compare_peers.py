@@ -1,8 +1,9 @@
 """Measure a part of fastcomm beside the libraries that one would take instead, in the same run.
 
-    python scripts/compare_peers.py codec               about 4 minutes; build/compare_codec.json
+    python scripts/compare_peers.py codec               about 6 minutes; build/compare_codec.json
     python scripts/compare_peers.py codec --quick       do they still run?
     python scripts/compare_peers.py codec --only seed   those with that in their name; --list shows them
+    python scripts/compare_peers.py inprocess           PriorityQueue and EventBus
 
 The method is that of scripts/bench.py (docs/benchmarks.md). Peers: pip install 'fastcomm[peers]'; one that is
 not installed is reported as skipped. Exit status 1 if a benchmark failed or nothing was measured.
@@ -18,12 +19,15 @@ if str(SCRIPTS) not in sys.path:  # with PYTHONSAFEPATH set it is not
     sys.path.insert(0, str(SCRIPTS))
 
 import bench  # noqa: E402
-from benchlib import codec, report  # noqa: E402
+from benchlib import codec, peers_events, peers_heap, report, structs  # noqa: E402
 from benchlib.contest import Contest, Setting  # noqa: E402
 from benchlib.method import Gate  # noqa: E402
 from benchlib.processes import plan_placement  # noqa: E402
 
-GROUPS: dict[str, Callable[[], list[Contest]]] = {"codec": codec.contests}
+GROUPS: dict[str, Callable[[], list[Contest]]] = {
+    "codec": lambda: [*codec.contests(), *structs.contests()],
+    "inprocess": lambda: [*peers_heap.contests(), *peers_events.contests()],
+}
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

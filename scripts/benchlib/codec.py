@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from benchlib.contest import Contender, Contenders, Contest, Role, Setting, Skipped
+from benchlib.channels import is_ours
+from benchlib.contest import Contender, Contenders, Contest, Prepare, Setting, Skipped
 from benchlib.method import Figures, calibrate
 from fastcomm import Codec, decode, encode
 
@@ -110,8 +111,14 @@ def variants(value: Any) -> list[Any]:
     return [fresh_copy(value, f"{number:x}") for number in range(FRESH)]
 
 
+def in_slices(turn: Callable[[int], float], setting: Setting) -> Callable[[], Figures]:
+    """A block in many short pieces and their median, so that what interrupts one of them is not in it."""
+    count = calibrate(turn, 1, setting.block_seconds / SLICES)
+    return lambda: {"": statistics.median(turn(count) for _ in range(SLICES))}
+
+
 def block(function: Callable[[Any], Any], inputs: Sequence[Any], setting: Setting) -> Callable[[], Figures]:
-    """Calls with each input in turn: the median of slices, so that what interrupts one is not in it."""
+    """Calls with each input in turn."""
 
     def turn(count: int) -> float:
         cycle = itertools.islice(itertools.cycle(inputs), count)
@@ -120,8 +127,7 @@ def block(function: Callable[[Any], Any], inputs: Sequence[Any], setting: Settin
             function(one)
         return (time.perf_counter_ns() - started) / count
 
-    count = calibrate(turn, 1, setting.block_seconds / SLICES)
-    return lambda: {"": statistics.median(turn(count) for _ in range(SLICES))}
+    return in_slices(turn, setting)
 
 
 def comes_back(serializer: Serializer, value: Any) -> bool:
@@ -133,7 +139,7 @@ def comes_back(serializer: Serializer, value: Any) -> bool:
         return False
 
 
-def prepare(value: Any, encoding: bool, fresh: bool) -> Callable[[Setting, contextlib.ExitStack], Contenders]:
+def prepare(value: Any, encoding: bool, fresh: bool) -> Prepare:
     def contenders(setting: Setting, stack: contextlib.ExitStack) -> Contenders:
         found: list[Contender | Skipped] = []
         inputs = variants(value) if fresh else [value]
@@ -143,10 +149,10 @@ def prepare(value: Any, encoding: bool, fresh: bool) -> Callable[[Setting, conte
             elif not comes_back(one, value):
                 found.append(Skipped(one.name, "what it decodes is not what it encoded"))
             else:
-                role: Role = "ours" if one.name.startswith("fastcomm") else "peer"
                 call = one.encode if encoding else one.decode
                 taken = inputs if encoding else [one.encode(item) for item in inputs]
-                found.append(Contender(one.name, "", block(call, taken, setting), role))
+                measure = block(call, taken, setting)
+                found.append(Contender(one.name, "", measure, "ours" if is_ours(one.name) else "peer"))
         return found
 
     return contenders

@@ -10,6 +10,7 @@ import functools
 import time
 from collections.abc import Callable
 
+from benchlib.channels import is_ours
 from benchlib.contest import Contender, Contenders, Contest, Setting, Skipped
 from benchlib.method import Figures, calibrate
 from fastcomm import EventBus
@@ -93,7 +94,8 @@ def contenders(listeners: int, setting: Setting, stack: contextlib.ExitStack) ->
             found.append(Skipped(name, str(error)))
             continue
         count = calibrate(functools.partial(block, emit), 1000, setting.block_seconds / 10)
-        found.append(Contender(name, "", functools.partial(block, emit, count)))
+        measure = functools.partial(block, emit, count)
+        found.append(Contender(name, "", measure, "ours" if is_ours(name) else "peer"))
     return found
 
 

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import fastcomm
+from benchlib.channels import is_ours
 from benchlib.contest import Contender, Contenders, Contest, Setting, Skipped
 from benchlib.method import Figures
 
@@ -231,7 +232,8 @@ def contenders(what: str, setting: Setting, stack: contextlib.ExitStack) -> Cont
             found.append(Skipped(name, str(error)))
             continue
         if able:
-            found.append(Contender(name, "", functools.partial(block, make, what, *given)))
+            measure = functools.partial(block, make, what, *given)
+            found.append(Contender(name, "", measure, "ours" if is_ours(name) else "peer"))
     return found
 
 

@@ -2,19 +2,24 @@
 
 A contender packs what its users hold: msgspec and ctypes their objects, struct.Struct a tuple of values,
 numpy a row of a structured array. Unpacking ends with all eight as Python objects, with names where the
-contender has names.
+contender has names. The numbers differ from message to message: a Struct remembers nothing of them. The loop
+around the statement is in all figures; "an empty loop" tells how much it is.
 """
 
 import contextlib
 import ctypes
 import struct
-import time
-from collections.abc import Callable
+import timeit
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
+from operator import attrgetter
 from typing import Any
 
-from benchlib.contest import Contender, Contenders, Contest, Setting, Skipped
-from benchlib.method import Figures, calibrate
+from benchlib.channels import is_ours
+from benchlib.codec import FRESH, in_slices
+from benchlib.contest import Contender, Contenders, Contest, Prepare, Setting, Skipped
+from benchlib.method import Figures
 from fastcomm import Struct
 from fastcomm.structs import f8, i8, u4, u8
 
@@ -22,6 +27,7 @@ NAMES = ("bid", "ask", "last", "open", "bid_size", "ask_size", "stamp", "change"
 VALUES = (1.5, 2.5, 3.25, 4.125, 100, 200_000, 3_000_000_000, -5)
 PACKER = struct.Struct("<ddddIIQq")
 ROWS = 1000  # messages that become an array
+ARRAYS = 4
 
 
 class Quote(Struct, registry=None):
@@ -42,139 +48,165 @@ class CQuote(ctypes.LittleEndianStructure):
     _fields_ = tuple(zip(NAMES, C_TYPES, strict=True))
 
 
-def msgspec_classes() -> dict[str, Any]:
-    msgspec = import_module("msgspec")
-    fields = list(zip(NAMES, 4 * [float] + 4 * [int], strict=True))
+Values = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Way:
+    """A statement about `one`, which `make` makes of the values of a message; `names`: what else is in it."""
+
+    statement: str
+    make: Callable[[Values], Any]
+    names: Mapping[str, Any] = field(default_factory=dict)
+
+
+Ways = dict[str, Way | Skipped]
+
+
+def msgspec_ways(make: Callable[[Any, Any, Callable[[Values], Any]], Way]) -> Ways:
+    """For each class of msgspec what `make` makes of its encoder, its decoder and how an instance is made."""
+    names = ("msgspec Struct", "msgspec Struct, array_like")
+    try:
+        msgspec, msgpack = import_module("msgspec"), import_module("msgspec.msgpack")
+    except ImportError:
+        return {name: Skipped(name, "not installed: pip install 'fastcomm[peers]'") for name in names}
+    fields = [(name, float if name in NAMES[:4] else int) for name in NAMES]
+    ways: Ways = {}
+    for name in names:
+        cls = msgspec.defstruct("Quote", fields, array_like="array_like" in name)
+        ways[name] = make(msgpack.Encoder(), msgpack.Decoder(cls), instances_of(cls))
+    return ways
+
+
+def instances_of(cls: Callable[..., Any]) -> Callable[[Values], Any]:
+    return lambda values: cls(*values)
+
+
+def message_of(values: Values) -> bytes:
+    return Quote(*values).pack()
+
+
+def row_of(values: Values) -> Any:
+    return import_module("numpy").array([values], Quote.dtype)[0]
+
+
+def packed_by_struct(values: Values) -> bytes:
+    return PACKER.pack(*values)
+
+
+def pack_into() -> Ways:
+    buffer = {"buffer": bytearray(256)}
     return {
-        "msgspec Struct": msgspec.defstruct("Named", fields),
-        "msgspec Struct, array_like": msgspec.defstruct("Listed", fields, array_like=True),
+        "fastcomm": Way("one.pack_into(buffer)", instances_of(Quote), buffer),
+        "struct.Struct": Way("pack_into(buffer, 0, *one)", tuple, buffer | {"pack_into": PACKER.pack_into}),
+        "numpy row": Way("buffer[:56] = one.data", row_of, buffer),
+        **msgspec_ways(
+            lambda encoder, _, make: Way(  # a buffer of its own: it is cut to the message
+                "into(one, buffer)", make, {"into": encoder.encode_into, "buffer": bytearray(256)}
+            )
+        ),
     }
 
 
-Calls = dict[str, Callable[[], Any]]
-
-
-def msgspec_calls(make: Callable[[Any, Any, Any], Callable[[], Any]]) -> Calls:
-    """One call for each class of msgspec, made of (encoder, decoder, instance)."""
-    msgpack = import_module("msgspec.msgpack")
+def pack() -> Ways:
     return {
-        name: make(msgpack.Encoder(), msgpack.Decoder(cls), cls(*VALUES))
-        for name, cls in msgspec_classes().items()
+        "fastcomm": Way("one.pack()", instances_of(Quote)),
+        "struct.Struct": Way("pack(*one)", tuple, {"pack": PACKER.pack}),
+        "ctypes Structure": Way("bytes(one)", instances_of(CQuote)),
+        "numpy row": Way("one.tobytes()", row_of),
+        **msgspec_ways(lambda encoder, _, make: Way("encode(one)", make, {"encode": encoder.encode})),
     }
 
 
-def pack_into() -> Calls:
-    buffer = bytearray(256)
-    quote, row = Quote(*VALUES), numpy_row()
-    calls: Calls = {
-        "fastcomm": lambda: quote.pack_into(buffer),
-        "struct.Struct": lambda: PACKER.pack_into(buffer, 0, *VALUES),
-        "numpy row": lambda: buffer.__setitem__(slice(row.nbytes), row.data),
-    }
-    return calls | msgspec_calls(encode_into_call)
-
-
-def encode_into_call(encoder: Any, _: Any, value: Any) -> Callable[[], Any]:
-    buffer, encode_into = bytearray(256), encoder.encode_into  # of its own: it is cut to the message
-    return lambda: encode_into(value, buffer)
-
-
-def pack() -> Calls:
-    quote, c_quote, row = Quote(*VALUES), CQuote(*VALUES), numpy_row()
-    calls: Calls = {
-        "fastcomm": lambda: quote.pack(),
-        "struct.Struct": lambda: PACKER.pack(*VALUES),
-        "ctypes Structure": lambda: bytes(c_quote),
-        "numpy row": lambda: row.tobytes(),
-    }
-    return calls | msgspec_calls(lambda encoder, _, value: lambda: encoder.encode(value))
-
-
-def unpack() -> Calls:
-    message, plain, dtype = Quote(*VALUES).pack(), PACKER.pack(*VALUES), Quote.dtype
-    frombuffer = import_module("numpy").frombuffer
-    calls: Calls = {
-        "fastcomm": lambda: Quote.unpack(message),
-        "struct.Struct": lambda: PACKER.unpack(plain),
-        "ctypes Structure": lambda: [getattr(CQuote.from_buffer_copy(plain), name) for name in NAMES],
-        "numpy row": lambda: frombuffer(plain, dtype)[0].item(),
-    }
-    return calls | msgspec_calls(unpack_call)
-
-
-def unpack_call(encoder: Any, decoder: Any, value: Any) -> Callable[[], Any]:
-    message, decode = encoder.encode(value), decoder.decode
-    return lambda: decode(message)
-
-
-def one_field() -> Calls:
-    message, plain = Quote(*VALUES).pack(), bytearray(PACKER.pack(*VALUES))
-    view, c_quote, row = Quote.view(message), CQuote.from_buffer(plain), numpy_row()
-    read_third = struct.Struct("<d").unpack_from
+def unpack() -> Ways:
+    numpy_names = {"frombuffer": import_module("numpy").frombuffer, "dtype": Quote.dtype}
+    fields = ", ".join(f"quote.{name}" for name in NAMES)
     return {
-        "fastcomm": lambda: view.last,
-        "fastcomm, a new view each time": lambda: Quote.view(message).last,
-        "struct.Struct": lambda: read_third(plain, 16)[0],
-        "ctypes Structure": lambda: c_quote.last,
-        "numpy row": lambda: row["last"],
+        "fastcomm": Way("unpack(one)", message_of, {"unpack": Quote.unpack}),
+        "fastcomm, looked up in its class": Way("Quote.unpack(one)", message_of, {"Quote": Quote}),
+        "struct.Struct": Way("unpack(one)", packed_by_struct, {"unpack": PACKER.unpack}),
+        "ctypes Structure": Way(
+            f"quote = copy(one); {fields}", packed_by_struct, {"copy": CQuote.from_buffer_copy}
+        ),
+        "numpy row": Way("frombuffer(one, dtype)[0].item()", packed_by_struct, numpy_names),
+        **msgspec_ways(
+            lambda encoder, decoder, make: Way(
+                "decode(one)", lambda values: encoder.encode(make(values)), {"decode": decoder.decode}
+            )
+        ),
     }
 
 
-def array() -> Calls:
-    messages = [Quote(*VALUES).pack() for _ in range(ROWS)]
-    plain = [PACKER.pack(*VALUES) for _ in range(ROWS)]
+def one_field() -> Ways:
+    third = struct.Struct("<d").unpack_from
+    return {
+        "fastcomm": Way("one.last", lambda values: Quote.view(message_of(values))),
+        "fastcomm, a new view each time": Way("view(one).last", message_of, {"view": Quote.view}),
+        "struct.Struct": Way("third(one, 16)[0]", packed_by_struct, {"third": third}),
+        "ctypes Structure": Way("one.last", instances_of(CQuote)),
+        "numpy row": Way("one['last']", row_of),
+    }
+
+
+def array() -> Ways:
     numpy = import_module("numpy")
-    calls: Calls = {
-        "fastcomm": lambda: Quote.array(messages),
-        "numpy, of joined bytes": lambda: numpy.frombuffer(b"".join(plain), Quote.dtype),
-        "numpy, of tuples by struct.Struct": lambda: numpy.array([*map(PACKER.unpack, plain)], Quote.dtype),
+    names = {"array": numpy.array, "dtype": Quote.dtype, "values": attrgetter(*NAMES)}
+    return {
+        "fastcomm": Way("array(one)", rows_by(message_of), {"array": Quote.array}),
+        "numpy, of joined bytes": Way(
+            "frombuffer(b''.join(one), dtype)",
+            rows_by(packed_by_struct),
+            {"frombuffer": numpy.frombuffer, "dtype": Quote.dtype},
+        ),
+        "struct.Struct, its tuples to numpy": Way(
+            "array([*map(unpack, one)], dtype)", rows_by(packed_by_struct), names | {"unpack": PACKER.unpack}
+        ),
+        **msgspec_ways(
+            lambda encoder, decoder, make: Way(
+                "array([values(decode(message)) for message in one], dtype)",
+                rows_by(lambda values: encoder.encode(make(values))),
+                names | {"decode": decoder.decode},
+            )
+        ),
     }
-    return calls | msgspec_calls(array_call)
 
 
-def array_call(encoder: Any, decoder: Any, value: Any) -> Callable[[], Any]:
-    from operator import attrgetter
-
-    numpy = import_module("numpy")
-    messages, decode, values = [encoder.encode(value)] * ROWS, decoder.decode, attrgetter(*NAMES)
-    return lambda: numpy.array([values(decode(message)) for message in messages], Quote.dtype)
+def rows_by(make: Callable[[Values], Any]) -> Callable[[Values], list[Any]]:
+    return lambda values: [make(values) for _ in range(ROWS)]
 
 
-def numpy_row() -> Any:
-    return import_module("numpy").array([VALUES], Quote.dtype)[0]
+def block(way: Way, count: int, setting: Setting) -> Callable[[], Figures]:
+    """`count` messages in turn."""
+    inputs = [way.make(tuple(value + number for value in VALUES)) for number in range(count)]
+    timer = timeit.Timer(f"for one in inputs: {way.statement}", globals={"inputs": inputs, **way.names})
+    return in_slices(lambda rounds: timer.timeit(rounds) * 1e9 / (rounds * count), setting)
 
 
-def block(call: Callable[[], Any], setting: Setting) -> Callable[[], Figures]:
-    def turn(count: int) -> float:
-        started = time.perf_counter_ns()
-        for _ in range(count):
-            call()
-        return (time.perf_counter_ns() - started) / count
-
-    count = calibrate(turn, 1, setting.block_seconds)
-    return lambda: {"": turn(count)}
-
-
-def prepare(make: Callable[[], Calls]) -> Callable[[Setting, contextlib.ExitStack], Contenders]:
+def prepare(make: Callable[[], Ways], count: int) -> Prepare:
     def contenders(setting: Setting, stack: contextlib.ExitStack) -> Contenders:
-        try:
-            calls = make()
-        except ImportError as missing:
-            return [Skipped("msgspec", f"{missing}: pip install 'fastcomm[peers]'")]
-        nothing = Contender("a call that does nothing", "", block(lambda: None, setting))
-        return [*(Contender(name, "", block(call, setting)) for name, call in calls.items()), nothing]
+        found: list[Contender | Skipped] = []
+        for name, way in make().items():
+            if isinstance(way, Skipped):
+                found.append(way)
+            else:
+                measure = block(way, count, setting)
+                found.append(Contender(name, "", measure, "ours" if is_ours(name) else "peer"))
+        nothing = block(Way("pass", tuple), count, setting)
+        return [*found, Contender("an empty loop", "", nothing, "limit")]
 
     return contenders
 
 
 def contests() -> list[Contest]:
     """For scripts/compare_peers.py."""
-    measured = "a message of 8 numbers, with the call of a lambda"
-    many = f"{ROWS} messages"
+    one, many = "time of a message", f"time of {ROWS} messages"
     return [
-        Contest("struct: pack into a buffer", measured, "ns", PACKER.size, prepare(pack_into)),
-        Contest("struct: pack", measured, "ns", PACKER.size, prepare(pack)),
-        Contest("struct: unpack", measured, "ns", PACKER.size, prepare(unpack)),
-        Contest("struct: one field of a message", measured, "ns", PACKER.size, prepare(one_field)),
-        Contest("struct: messages to an array", many, "ns", PACKER.size, prepare(array)),
+        Contest(f"struct of 8 numbers: {what}", measured, "ns", PACKER.size, prepare(make, count))
+        for what, measured, make, count in (
+            ("pack into a buffer", one, pack_into, FRESH),
+            ("pack", one, pack, FRESH),
+            ("unpack", one, unpack, FRESH),
+            ("one field", one, one_field, FRESH),
+            ("array", many, array, ARRAYS),
+        )
     ]
