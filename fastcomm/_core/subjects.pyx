@@ -12,7 +12,10 @@ A subject or pattern is refused
   U+001F and U+007F to U+009F, so NUL too). Anything else goes;
 - as a pattern, if a token ``>`` is not the last one; as a subject, if any token is ``*`` or ``>``.
 
-Grammar and matching follow NATS (docs.nats.io, "Subject-Based Messaging").
+Grammar and matching follow NATS (docs.nats.io, "Subject-Based Messaging"). Its server takes more: control
+characters, spaces other than ASCII's, subjects of some 4,000 bytes; and from a publisher, unless it asked for
+pedantry, any subject at all, in which wildcards are then literal and empty tokens match nothing.
+tests/test_subjects_nats.py compares.
 
 Threads: everything here holds the GIL from start to end.
 """
