@@ -5,10 +5,12 @@ block counts only if a fixed loop ran at the machine's full speed right before a
 quoted is the median over the blocks that count, with their quartiles.
 """
 
+import contextlib
+import gc
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 REFERENCE_TURNS = 20_000  # about a millisecond
@@ -24,6 +26,18 @@ def reference_loop() -> int:
     for i in range(REFERENCE_TURNS):
         total += i & 7
     return time.perf_counter_ns() - started
+
+
+@contextlib.contextmanager
+def without_collector() -> Iterator[None]:
+    """As timeit does: tuples and lists would have it look at all that others have made."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 @dataclass(frozen=True)

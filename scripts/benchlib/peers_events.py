@@ -1,8 +1,8 @@
 """EventBus beside other ways to call listeners in one process: an event to 1 and to 10 listeners.
 
 "bare loop" is what can't be undercut in Python: a loop over a list of the functions, without subjects,
-priorities or care about errors. dust-riven, pyee and blinker are measured if they are installed; none of
-these has wildcards.
+priorities or care about errors. The peers are those of the extra `peers` that are installed. None of them has
+wildcards; where one has no subjects at all (psygnal, dust-riven, blinker), the subject is an argument.
 """
 
 import contextlib
@@ -10,8 +10,7 @@ import functools
 import time
 from collections.abc import Callable
 
-from benchlib.channels import is_ours
-from benchlib.contest import Contender, Contenders, Contest, Setting, Skipped
+from benchlib.contest import Contender, Contenders, Contest, Role, Setting, Skipped
 from benchlib.method import Figures, calibrate
 from fastcomm import EventBus
 
@@ -69,12 +68,39 @@ def blinker(listeners: int) -> Emit:
     return lambda subject, data: signal.send(subject, data=data)
 
 
-MAKERS = {
-    "fastcomm": ours,
-    "bare loop": bare_loop,
-    "dust-riven": dust_riven,
-    "pyee": pyee,
-    "blinker": blinker,
+def psygnal(listeners: int) -> Emit:
+    from psygnal import SignalInstance
+
+    signal = SignalInstance((str, int))
+    for _ in range(listeners):
+        signal.connect(lambda subject, data: None)
+    emit: Emit = signal.emit
+    return emit
+
+
+def pypubsub(listeners: int) -> Emit:
+    from pubsub.core import Publisher
+
+    publisher = Publisher()
+    functions = [lambda data: None for _ in range(listeners)]  # it keeps weak references
+    for function in functions:
+        publisher.subscribe(function, SUBJECT)
+    send = publisher.sendMessage
+
+    def emit(subject: str, data: int, kept: object = functions) -> None:
+        send(subject, data=data)
+
+    return emit
+
+
+MAKERS: dict[str, tuple[Role, Callable[[int], Emit]]] = {
+    "fastcomm": ("ours", ours),
+    "bare loop": ("limit", bare_loop),
+    "dust-riven": ("peer", dust_riven),
+    "psygnal": ("peer", psygnal),
+    "pyee": ("peer", pyee),
+    "blinker": ("peer", blinker),
+    "pypubsub": ("peer", pypubsub),
 }
 
 
@@ -87,15 +113,14 @@ def block(emit: Emit, count: int) -> Figures:
 
 def contenders(listeners: int, setting: Setting, stack: contextlib.ExitStack) -> Contenders:
     found: list[Contender | Skipped] = []
-    for name, make in MAKERS.items():
+    for name, (role, make) in MAKERS.items():
         try:
             emit = make(listeners)
         except ImportError as error:
-            found.append(Skipped(name, str(error)))
+            found.append(Skipped(name, f"{error}: pip install 'fastcomm[peers]'"))
             continue
         count = calibrate(functools.partial(block, emit), 1000, setting.block_seconds / 10)
-        measure = functools.partial(block, emit, count)
-        found.append(Contender(name, "", measure, "ours" if is_ours(name) else "peer"))
+        found.append(Contender(name, "", functools.partial(block, emit, count), role))
     return found
 
 

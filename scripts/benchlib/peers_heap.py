@@ -10,7 +10,6 @@ old entry stays behind and is marked.
 
 import contextlib
 import functools
-import gc
 import heapq
 import itertools
 import queue
@@ -20,12 +19,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import fastcomm
-from benchlib.channels import is_ours
-from benchlib.contest import Contender, Contenders, Contest, Setting, Skipped
-from benchlib.method import Figures
+from benchlib import weigh
+from benchlib.contest import Contender, Contenders, Contest, Role, Setting, Skipped
+from benchlib.method import Figures, without_collector
 
 QUEUED = 10_000
 TIMED = 1_000
+MANY = 1_000_000
 PRIORITIES = 1 << 20
 
 Message = tuple[str, int]  # key and priority; the item is the key as well
@@ -188,6 +188,7 @@ def mapping(module: str, name: str) -> Callable[[], Mapping]:
     return make
 
 
+OURS: dict[str, Callable[[], Any]] = {"fastcomm": Fastcomm, "fastcomm, with keys": FastcommKeyed}
 PEERS: dict[str, Callable[[], Any]] = {
     "heapq": Heapq,
     "heapq, recipe with keys": HeapqRecipe,
@@ -210,46 +211,58 @@ def block(
         "pop": lambda: peer.pop(TIMED),
         "coalesce": lambda: peer.coalesce(again),
     }[what]
-    collecting = gc.isenabled()
-    gc.disable()  # as timeit does: tuples and lists would have it look at all that others have made
-    try:
+    with without_collector():
         started = time.perf_counter_ns()
         timed()
         return {"": (time.perf_counter_ns() - started) / TIMED}
-    finally:
-        if collecting:
-            gc.enable()
 
 
 def contenders(what: str, setting: Setting, stack: contextlib.ExitStack) -> Contenders:
-    ours: Callable[[], Any] = FastcommKeyed if what == "coalesce" else Fastcomm
     found: list[Contender | Skipped] = []
     given = messages()
-    for name, make in {"fastcomm": ours, **PEERS}.items():
+    for name, make in {**OURS, **PEERS}.items():
         try:
             able = hasattr(make(), what)
         except ImportError as error:
-            found.append(Skipped(name, str(error)))
+            found.append(Skipped(name, f"{error}: pip install 'fastcomm[peers]'"))
             continue
         if able:
-            measure = functools.partial(block, make, what, *given)
-            found.append(Contender(name, "", measure, "ours" if is_ours(name) else "peer"))
+            role: Role = "ours" if name in OURS else "peer"
+            found.append(Contender(name, "", functools.partial(block, make, what, *given), role))
     return found
 
 
 def contests() -> list[Contest]:
     return [
-        Contest(
-            f"heap {what}",
-            f"{measured} at {QUEUED:,} queued items",
-            "ns",
-            None,
-            functools.partial(contenders, what),
-            rounds=(3, 15),
-        )
-        for what, measured in (
-            ("push", "an item with a random priority"),
-            ("pop", "the first item"),
-            ("coalesce", "a newer item for a queued key, with a random priority"),
-        )
+        *(
+            Contest(
+                f"heap {what}",
+                f"{measured} at {QUEUED:,} queued items",
+                "ns",
+                None,
+                functools.partial(contenders, what),
+                rounds=(3, 15),
+            )
+            for what, measured in (
+                ("push", "an item with a random priority"),
+                ("pop", "the first item"),
+                ("coalesce", "a newer item for a queued key, with a random priority"),
+            )
+        ),
+        weigh.contest("memory of a queued item", MANY, [*OURS, *PEERS], "peers_heap"),
     ]
+
+
+# ---- memory, in a process of its own: see weigh.py
+
+
+def fill(name: str, count: int) -> Callable[[], Any]:
+    rng = random.Random(1)
+    entries = [(f"task-{number}", rng.randrange(PRIORITIES)) for number in range(count)]
+    peer = {**OURS, **PEERS}[name]()
+
+    def filled() -> Any:
+        peer.push(entries)
+        return peer
+
+    return filled
