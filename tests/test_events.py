@@ -60,6 +60,17 @@ class TestEmit:
         bus.emit("x.y", None)
         assert log.names() == ["c", "e", "a", "d", "b", "f"]
 
+    def test_a_priority_that_compares_as_it_likes_counts_as_its_number(self) -> None:
+        class Odd(int):
+            def __lt__(self, other: int) -> bool:
+                raise RuntimeError
+
+        bus, log = EventBus(), Log()
+        for name, priority in (("b", Odd(2)), ("a", Odd(1)), ("c", Odd(3))):
+            bus.on("x", log.note(name), priority=priority)
+        assert bus.emit("x", None) == 3
+        assert log.names() == ["a", "b", "c"]
+
     def test_a_long_random_life_is_that_of_a_list(self) -> None:
         rng = random.Random(1)
         bus, log = EventBus(), Log()
@@ -144,6 +155,21 @@ class TestSubscriptions:
         second.unsubscribe()
         assert bus.emit("a", 1) == 1
         assert (first.calls, second.calls) == (2, 1)
+
+    @pytest.mark.parametrize("way", ["unsubscribe", "once"])
+    def test_what_has_ended_is_let_go(self, way: str) -> None:
+        class Listener:
+            def __call__(self, subject: str, data: Any) -> None:
+                pass
+
+        bus, listener = EventBus(), Listener()
+        bus.on("a", lambda *_: None, priority=1)
+        subscription = bus.on("*", listener, priority=-1, once=way == "once")
+        assert bus.emit("a", 1) == 2
+        subscription.unsubscribe()
+        dead = weakref.ref(listener)
+        del listener, subscription
+        assert dead() is None
 
     def test_a_bus_and_its_listeners_are_collected(self) -> None:
         class Holder:

@@ -610,6 +610,80 @@ def test_a_subclass_of_str_is_taken_as_its_text():
     assert type(next(iter(sut))[0]) is str
 
 
+def test_with_a_key_matches_come_in_its_order_then_in_that_of_insertion():
+    sut = SubjectRegistry(key=lambda value: value[0])
+    for number, (pattern, rank) in enumerate([("a.*", 5), (">", 1), ("a.b", 5), ("*.b", 0), ("a.b", 1)]):
+        sut.insert(pattern, (rank, number))
+    expected = ((0, 3), (1, 1), (1, 4), (5, 0), (5, 2))
+    assert sut.match("a.b") == sut.match("a.b") == expected
+    assert sut.stats().hits == 1
+    sut.insert("x", (0, 9))
+    assert is_hit(sut, "a.b")
+    sut.remove("*.b", (0, 3))
+    assert sut.match("a.b") == expected[1:]
+
+
+def test_what_a_key_raises_leaves_the_registry_as_it_was():
+    sut = SubjectRegistry(key=lambda value: 1 // value)
+    sut.insert("a", 1)
+    sut.insert("a", 0)
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            sut.match("a")
+    assert sut.stats().cached == 0
+    sut.remove("a", 0)
+    assert sut.match("a") == (1,)
+
+
+@pytest.mark.parametrize("doing", ["insert", "remove", "clear", "match"])
+def test_a_key_may_use_the_registry(doing):
+    calls = []
+
+    def key(value):
+        calls.append(value)
+        if len(calls) == 1:
+            if doing == "insert":
+                sut.insert("*", 3)
+            elif doing == "remove":
+                sut.remove("a", 2)
+            else:
+                getattr(sut, doing)(*(("a",) if doing == "match" else ()))
+        return -value
+
+    sut = SubjectRegistry(key=key, cache_size=2)
+    sut.insert("a", 1)
+    sut.insert("a", 2)
+    assert sut.match("a") == (2, 1)
+    after = {"insert": (3, 2, 1), "remove": (1,), "clear": (), "match": (2, 1)}[doing]
+    assert sut.match("a") == after
+    assert sut.stats().cached == 1
+    for subject in "bcdea":
+        sut.match(subject)
+    assert sut.match("a") == after
+
+
+def test_a_key_is_a_function():
+    with pytest.raises(TypeError, match="key is 3"):
+        SubjectRegistry(key=3)
+
+
+def test_ten_thousand_tokens_are_refused_with_the_numbers():
+    text = ".".join(["t"] * 10_000)
+    sut = SubjectRegistry()
+    for call in (
+        lambda: check_subject(text),
+        lambda: matches(text, "a"),
+        lambda: matches(">", text),
+        lambda: sut.insert(text, 1),
+        lambda: sut.match(text),
+    ):
+        with pytest.raises(InvalidSubjectError, match="19999 bytes of UTF-8, 192 are allowed") as caught:
+            call()
+        assert len(str(caught.value)) < 400
+    assert not is_valid_pattern(text)
+    assert len(sut) == 0
+
+
 def test_a_negative_cache_size_is_refused():
     with pytest.raises(ValueError, match="-1"):
         SubjectRegistry(cache_size=-1)

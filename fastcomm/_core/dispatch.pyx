@@ -1,9 +1,6 @@
 """Dispatch: the compiled half of EventBus, from a subject to the calls of its listeners.
 
-The registry finds who listens, from its cache if it can, in the order of insertion. If all priorities are
-equal that is the order of the calls. Otherwise the order is made once and kept for as long as the registry
-returns the same tuple for the subject: it drops a subject from its cache exactly if a change concerns it, so
-the identity of the tuple says whether the order is still right.
+The registry finds who listens, in the order of the calls, from its cache if it can.
 
 Threads: under the GIL. What a call goes through is a tuple of its moment; a listener may subscribe,
 unsubscribe and emit meanwhile, and one that has been unsubscribed is not called any more.
@@ -17,12 +14,7 @@ from operator import attrgetter
 from fastcomm._core.subject_registry import SubjectRegistry
 from fastcomm._core.subjects import check_subject
 
-cdef enum:
-    MAX_ORDERS = 1024       # as many subjects as the registry's cache has
-
 SKIPPED = object()
-
-cdef object priority_of = attrgetter("priority")
 
 
 @cython.final
@@ -84,17 +76,14 @@ cdef class Dispatch:
 
     cdef object registry
     cdef object match
-    cdef dict orders            # subject -> (what the registry returned, that in order of priority)
-    cdef bint ranked            # somebody has a priority other than 0
     cdef public object _queue   # a PriorityQueue, or None
     cdef readonly uint64_t _emitted
     cdef readonly uint64_t _delivered
     cdef readonly uint64_t _errors
 
     def __cinit__(self):
-        self.registry = SubjectRegistry(cache_size=MAX_ORDERS)
+        self.registry = SubjectRegistry(key=attrgetter("priority"))
         self.match = self.registry.match
-        self.orders = {}
 
     def _subscribe(self, str pattern, listener, priority, where, transform, bint once):
         cdef Subscription new = Subscription.__new__(Subscription)
@@ -103,12 +92,11 @@ cdef class Dispatch:
         for function in (listener, where, transform):
             if function is not None and not callable(function):
                 raise TypeError(f"{function!r} can't be called")
-        new.pattern, new.priority, new.bus = pattern, priority, self
+        # As an exact int: a subclass may compare as it likes.
+        new.pattern, new.priority, new.bus = pattern, int.__int__(priority), self
         new.listener, new.where, new.transform, new.once = listener, where, transform, once
         new.plain = where is None and transform is None and not once
         new.active = True
-        if priority != 0:
-            self.ranked = True
         self.registry.insert(pattern, new)
         return new
 
@@ -137,8 +125,9 @@ cdef class Dispatch:
     cdef Py_ssize_t deliver(self, object subject, object data) except -1:
         cdef Py_ssize_t delivered = 0
         cdef Subscription one
+        cdef tuple found = self.match(subject)
         self._emitted += 1
-        for one in self.find(subject):
+        for one in found:
             try:
                 result = one.call(subject, data)
                 if result is not None:
@@ -157,8 +146,9 @@ cdef class Dispatch:
         """_deliver(), and each that returns an awaitable is awaited before the next is called."""
         cdef Py_ssize_t delivered = 0
         cdef Subscription one
+        cdef tuple found = self.match(subject)
         self._emitted += 1
-        for one in self.find(subject):
+        for one in found:
             try:
                 result = one.call(subject, data)
                 if result is SKIPPED:
@@ -172,19 +162,6 @@ cdef class Dispatch:
             self._delivered += 1
             delivered += 1
         return delivered
-
-    cdef tuple find(self, object subject):
-        cdef tuple found = self.match(subject)
-        cdef tuple known
-        if not self.ranked or len(found) < 2:
-            return found
-        known = self.orders.get(subject)
-        if known is None or known[0] is not found:
-            if len(self.orders) >= MAX_ORDERS:
-                self.orders.clear()
-            known = (found, tuple(sorted(found, key=priority_of)))
-            self.orders[subject] = known
-        return known[1]
 
     cdef int count_error(self, Subscription one, object subject, object data, object error) except -1:
         one.errors += 1

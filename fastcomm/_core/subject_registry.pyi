@@ -1,6 +1,6 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import GenericAlias
-from typing import Generic, Self, TypeVar, final
+from typing import Any, Generic, Self, TypeVar, final
 
 _T = TypeVar("_T")
 
@@ -25,7 +25,7 @@ class RegistryStats:
 
 @final
 class SubjectRegistry(Generic[_T]):
-    def __new__(cls, *, cache_size: int = 1024) -> Self: ...
+    def __new__(cls, *, cache_size: int = 1024, key: Callable[[_T], Any] | None = None) -> Self: ...
     @classmethod
     def __class_getitem__(cls, item: object, /) -> GenericAlias: ...
     def insert(self, pattern: str, value: _T) -> None: ...

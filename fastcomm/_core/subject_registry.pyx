@@ -149,7 +149,9 @@ cdef class SubjectRegistry:
     patterns that match or nearly match (share a beginning, with wildcards counted as shared), and not with
     how many are stored.
 
-    The order of results is the order of insertion. The same value may be stored under one pattern several
+    The order of results is the order of insertion; with `key`, a function of a value, that of what it returns,
+    equal ones in the order of insertion (as ``sorted`` has it). It is called once for each value that a miss
+    finds, and must return the same each time for the same value. The same value may be stored under one pattern several
     times: each insertion counts, is found, and must be removed on its own. Values may be any objects and need
     not be hashable.
 
@@ -171,12 +173,17 @@ cdef class SubjectRegistry:
     cdef list values            # by number of the trie's entry; None where none is stored
     cdef _MatchCache cache
     cdef dict cached            # cache.entries, one step nearer
+    cdef object sort_key        # None: the order of insertion
+    cdef uint64_t changes       # of what is stored
     cdef uint64_t hits
     cdef uint64_t misses
 
-    def __cinit__(self, *, Py_ssize_t cache_size=1024):
+    def __cinit__(self, *, Py_ssize_t cache_size=1024, key=None):
         if cache_size < 0:
             raise ValueError(f"cache_size is {cache_size}; it must be 0 (no cache) or more")
+        if key is not None and not callable(key):
+            raise TypeError(f"key is {key!r}; it must be a function of a value, or None")
+        self.sort_key = key
         # Follows PYTHONHASHSEED: who chooses subjects can't choose them to collide.
         self.trie.seed = <uint64_t>hash("fastcomm.subjects")
         self.values = []
@@ -206,6 +213,7 @@ cdef class SubjectRegistry:
             c_trie_remove(&self.trie, entry)
             raise
         self.values[entry] = value
+        self.changes += 1
         self.cache.drop_matched(key, text)
 
     def remove(self, pattern, value) -> None:
@@ -224,6 +232,7 @@ cdef class SubjectRegistry:
         # Held until the end: its destructor may come back here.
         value = self.values[entry]
         self.values[entry] = None
+        self.changes += 1
         c_trie_remove(&self.trie, entry)
         self.cache.drop_matched(key, text)
         if self.trie.stored == 0:
@@ -233,7 +242,7 @@ cdef class SubjectRegistry:
     @cython.binding(False)
     @cython.embedsignature.format("clinic")
     def match(self, subject, /):
-        """The values of all patterns that match `subject`, in the order of insertion.
+        """The values of all patterns that match `subject`, in the order of insertion or of `key`.
 
         Each stored (pattern, value) is there exactly once. InvalidSubjectError if `subject` is not literal.
         """
@@ -301,7 +310,7 @@ cdef class SubjectRegistry:
         cdef Text text = checked(subject, SUBJECT)
         cdef Token tokens[MAX_TOKENS]
         cdef size_t count = c_trie_split(&self.trie, text.start, text.length, tokens)
-        cdef uint64_t generation
+        cdef uint64_t generation, changes
         cdef tuple result
         cdef _Cached entry = None
         if not c_trie_match(&self.trie, tokens, count):
@@ -315,6 +324,12 @@ cdef class SubjectRegistry:
             return self.match(subject)
         self.misses += 1
         self.fill(result)
+        if self.sort_key is not None and len(result) > 1:
+            changes = self.changes
+            result = tuple(sorted(result, key=self.sort_key))
+            # That was foreign code, which may have changed what is stored, or looked the same subject up.
+            if changes != self.changes or subject in self.cached:
+                return result
         if entry is not None:
             entry.subject = subject
             entry.text = text
@@ -387,5 +402,6 @@ cdef class SubjectRegistry:
         self.values = values
         self.cache = cache
         self.cached = cache.entries
+        self.changes += 1
         c_trie_free(&self.trie)
         return 0
