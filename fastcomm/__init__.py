@@ -15,7 +15,6 @@ from fastcomm._version import __version__
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from fastcomm._core.codec import Codec, decode, encode, encode_into
-    from fastcomm._core.heap import PriorityQueue, PriorityQueueStats
     from fastcomm._core.message import Message
     from fastcomm._core.strings import StringTable
     from fastcomm.agent import Agent, AgentStats, Subscription
@@ -51,6 +50,7 @@ if TYPE_CHECKING:
         TableFullError,
     )
     from fastcomm.events import EventBus, EventBusStats
+    from fastcomm.priority import PriorityQueue, PriorityQueueStats
     from fastcomm.queue import JoinableQueue, Queue, SimpleQueue
     from fastcomm.rings import RingBuffer, RingStats
     from fastcomm.structs import Struct
@@ -125,13 +125,13 @@ __all__ = [
 
 _MODULES = {
     "fastcomm._core.codec": ("Codec", "decode", "encode", "encode_into"),
-    "fastcomm._core.heap": ("PriorityQueue", "PriorityQueueStats"),
     "fastcomm._core.message": ("Message",),
     "fastcomm._core.strings": ("StringTable",),
     "fastcomm.agent": ("Agent", "AgentStats", "Subscription"),
     "fastcomm.bus": ("AgentInfo", "Bus", "connect"),
     "fastcomm.codec": ("CodecPool",),
     "fastcomm.events": ("EventBus", "EventBusStats"),
+    "fastcomm.priority": ("PriorityQueue", "PriorityQueueStats"),
     "fastcomm.queue": ("JoinableQueue", "Queue", "SimpleQueue"),
     "fastcomm.rings": ("RingBuffer", "RingStats"),
     "fastcomm.structs": ("Struct",),

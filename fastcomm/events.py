@@ -18,8 +18,8 @@ from contextlib import suppress
 from typing import Any, Literal, NamedTuple, TypeVar, overload
 
 from fastcomm._core.dispatch import Dispatch, Subscription
-from fastcomm._core.heap import PriorityQueue
 from fastcomm.errors import Empty, ShutDown
+from fastcomm.priority import PriorityQueue
 
 __all__ = ["EventBus", "EventBusStats", "Subscription"]
 
@@ -51,7 +51,8 @@ class EventBus(Dispatch):
     Without a queue, emit() calls the listeners and returns when they have. With `queued` it puts the event
     into a PriorityQueue and returns, and dispatch() or run(), in the same thread or another, calls them:
     events of lower priority number first, a newer one in the place of the queued one with its subject and
-    key. `maxsize` and `overflow` ("block", "error", "drop_lowest") bound the queue, as PriorityQueue says.
+    key. dispatch_async() and run_async() do so in an event loop. `maxsize` and `overflow` ("block", "error",
+    "drop_lowest") bound the queue, as PriorityQueue says.
 
     A listener that raises an Exception harms no other: it counts in stats() and its subscription's `errors`,
     and `on_error(error, subscription, subject, data)` is called; without one it is logged (logger
@@ -157,11 +158,36 @@ class EventBus(Dispatch):
             self._deliver(subject, data)
         return limit
 
+    async def dispatch_async(self, limit: int = 1024, timeout: float | None = 0) -> int:
+        """dispatch() for asyncio: an awaitable that a listener returns is awaited before the next one is
+        called. A cancelled call leaves what it had not begun in the queue.
+        """
+        queue = self._queued()
+        if limit < 1:
+            raise ValueError(f"limit is {limit}; it must be 1 or more")
+        for done in range(limit):
+            try:
+                subject, data = await queue.get_async(0 if done else timeout)
+            except Empty:
+                return done
+            except ShutDown:
+                if done == 0:
+                    raise
+                return done
+            await self._deliver_async(subject, data)
+        return limit
+
     def run(self) -> None:
         """Dispatch until close(), and what is queued then; for a thread of its own."""
         with suppress(ShutDown):
             while True:
                 self.dispatch(timeout=None)
+
+    async def run_async(self) -> None:
+        """run() for asyncio; for a task of its own."""
+        with suppress(ShutDown):
+            while True:
+                await self.dispatch_async(timeout=None)
 
     def close(self) -> None:
         """From now on emit() raises ShutDown; dispatch() too, once nothing is queued, and run() ends."""

@@ -40,6 +40,13 @@ hypothesis.settings.register_profile(
     max_examples=25,
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
+# pytest --hypothesis-profile=long, for time that is to spare: docs/verification.md.
+hypothesis.settings.register_profile(
+    "long",
+    parent=hypothesis.settings.get_profile("fastcomm"),
+    max_examples=20_000,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
 hypothesis.settings.load_profile("slow build" if SLOWDOWN > 1 else "fastcomm")
 
 

@@ -406,6 +406,70 @@ class TestQueue:
     def test_dispatch_wants_a_limit_above_nothing(self) -> None:
         with pytest.raises(ValueError, match="limit is 0"):
             EventBus(queued=True).dispatch(0)
+        with pytest.raises(ValueError, match="limit is 0"):
+            asyncio.run(EventBus(queued=True).dispatch_async(0))
+
+
+class TestQueueInAnEventLoop:
+    def test_what_listeners_return_is_awaited_event_by_event(self) -> None:
+        bus, log = EventBus(queued=True), []
+
+        async def listen(subject: str, data: int) -> None:
+            log.append(("begun", data))
+            await asyncio.sleep(0)
+            log.append(("done", data))
+
+        async def main() -> None:
+            bus.emit_many([("a", 1), ("a", 2), ("a", 3)])
+            assert await bus.dispatch_async(2) == 2
+            assert (await bus.dispatch_async(), await bus.dispatch_async(timeout=0.001)) == (1, 0)
+
+        bus.on("a", listen)
+        asyncio.run(main())
+        assert log == [(what, data) for data in (1, 2, 3) for what in ("begun", "done")]
+
+    def test_a_task_runs_it_until_it_is_closed_and_empty(self) -> None:
+        bus, log = EventBus(queued=True, maxsize=3), Log()
+
+        def emit_from_another_thread() -> None:
+            for number in range(500):
+                bus.emit("a", number)
+            bus.close()
+
+        async def main() -> None:
+            thread = threading.Thread(target=emit_from_another_thread)
+            thread.start()
+            await bus.run_async()
+            thread.join()
+            with pytest.raises(ShutDown):
+                await bus.dispatch_async()
+
+        bus.on("a", log.note("x"))
+        asyncio.run(main())
+        assert [data for *_, data in log] == list(range(500))
+
+    def test_a_cancelled_dispatch_leaves_what_it_had_not_begun(self) -> None:
+        bus, log = EventBus(queued=True), []
+
+        async def listen(subject: str, data: int) -> None:
+            log.append(data)
+            if data == 2:
+                await asyncio.sleep(60)
+
+        async def main() -> None:
+            bus.emit_many([("a", 1), ("a", 2), ("a", 3)])
+            task = asyncio.ensure_future(bus.dispatch_async())
+            while len(log) < 2:
+                await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert bus.stats().queued == 1
+            assert await bus.dispatch_async() == 1
+
+        bus.on("a", listen)
+        asyncio.run(main())
+        assert log == [1, 2, 3]
 
 
 def test_stats_count_all_of_it() -> None:

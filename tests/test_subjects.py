@@ -417,7 +417,7 @@ class RegistryMachine(RuleBasedStateMachine):
 
 
 TestRegistryAgainstOracle = RegistryMachine.TestCase
-TestRegistryAgainstOracle.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestRegistryAgainstOracle.settings = settings(stateful_step_count=40)
 
 
 def random_pattern(rng, wildcards):

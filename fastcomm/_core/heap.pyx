@@ -16,6 +16,10 @@ so hashing comes before anything else, after a comparison of keys the walk begin
 after the merge function the key is looked up again, and what is replaced or thrown away is let go last.
 Forgetting a key hashes and compares nothing (key_table.pxd). The module is not declared fit for an
 interpreter without the GIL; importing it there turns the GIL on.
+
+Coroutines wait too (fastcomm/priority.py): each is in a list as a function that wakes it, which is taken out
+of the list and called, last of all, when what it waits for may have come. It is in the list before it looks,
+and looks again once woken; so no wake-up gets lost, and one too many does no harm.
 """
 
 cimport cython
@@ -42,6 +46,7 @@ cdef extern from "Python.h":
     long long PyLong_AsLongLongAndOverflow(object value, int* overflow) except? -1
     object PyNumber_Index(object value)
     bint PyIndex_Check(object value)
+    void PyErr_SetInterrupt()
 
 cdef enum:
     FIRST_CAPACITY = 16
@@ -86,6 +91,11 @@ cdef int64_t c_priority(object priority) except? -1:
             f"a priority lies between -2**63 and 2**63 - 1; this one has {int.bit_length(priority)} bits"
         )
     return value
+
+
+def check_priority(priority) -> None:
+    """Raise what put() would: TypeError, OverflowError."""
+    c_priority(priority)
 
 
 cdef class PriorityQueue:
@@ -139,6 +149,9 @@ cdef class PriorityQueue:
     cdef Sleepers getters
     cdef Sleepers putters
     cdef Sleepers joiners
+    cdef readonly list _item_waiters    # coroutines; see above
+    cdef readonly list _room_waiters
+    cdef readonly list _done_waiters
     cdef uint64_t undone        # got, and task_done() not yet called
     cdef uint64_t got
     cdef uint64_t coalesced
@@ -148,6 +161,7 @@ cdef class PriorityQueue:
     def __cinit__(self):
         self.held = []
         self.free_entry = NO_ENTRY
+        self._item_waiters, self._room_waiters, self._done_waiters = [], [], []
 
     def __init__(self, Py_ssize_t maxsize=0, *, merge="latest", overflow="block"):
         cdef Merge how = BY_FUNCTION
@@ -293,6 +307,7 @@ cdef class PriorityQueue:
         # Kept until the end: its destructors find an empty queue.
         held = self.held
         self.begin_anew(fresh)
+        self.pass_on()
         del held
 
     # ----------------------------------------------------------------------------------------------- state --
@@ -322,11 +337,16 @@ cdef class PriorityQueue:
         self.limit = maxsize
         if self.has_room():
             ring_all(&self.putters)
+            self.wake(self._room_waiters)   # and each the next one
 
     @property
     def unfinished_tasks(self) -> int:
         """Items queued, and items got for which task_done() was not yet called."""
         return self.first.size + self.undone
+
+    @property
+    def _waits_for_room(self) -> bool:
+        return self.overflow == BLOCK
 
     @property
     def is_shutdown(self) -> bool:
@@ -367,6 +387,10 @@ cdef class PriorityQueue:
             self.clear()
         ring_all(&self.getters)
         ring_all(&self.putters)
+        while self._item_waiters:
+            self.wake(self._item_waiters)
+        while self._room_waiters:
+            self.wake(self._room_waiters)
 
     # ---------------------------------------------------------------------------------------- what it does --
 
@@ -434,13 +458,54 @@ cdef class PriorityQueue:
         self.ring_if_room()
         return item
 
-    cdef inline void ring_if_room(self) noexcept:
+    cdef inline int ring_if_room(self) except -1:
         if self.has_room():
             ring_one(&self.putters)
+            if self._room_waiters:
+                self.wake(self._room_waiters)
+        return 0
 
-    cdef inline void ring_if_done(self) noexcept:
+    cdef inline int ring_if_done(self) except -1:
         if self.first.size == 0 and self.undone == 0:
             ring_all(&self.joiners)
+            while self._done_waiters:
+                self.wake(self._done_waiters)
+        return 0
+
+    # --------------------------------------------------------------------------------------- coroutines wait --
+
+    @cython.final
+    cdef int wake(self, list waiters) except -1:
+        """One of those that wait, if any does; the next one, if its event loop is closed."""
+        cdef bint interrupted = False
+        while waiters:
+            waiter = waiters.pop(0)
+            try:
+                if waiter():
+                    break
+            except KeyboardInterrupt:
+                # It is to be raised, but after the call that this is part of: what that got would be lost.
+                interrupted = True
+                waiters.insert(0, waiter)
+        if interrupted:
+            PyErr_SetInterrupt()
+        return 0
+
+    @cython.final
+    cdef int pass_on(self) except -1:
+        """Wake whoever finds now what it waits for. One of each kind, who does the same."""
+        if self.first.size:
+            self.wake(self._item_waiters)
+        if self.has_room():
+            self.wake(self._room_waiters)
+        self.ring_if_done()
+        return 0
+
+    def _leave(self, list waiters, waiter) -> None:
+        """A coroutine waits no longer. It may have been woken and not taken what it was woken for."""
+        if waiter in waiters:
+            waiters.remove(waiter)
+        self.pass_on()
 
     # ------------------------------------------------------------------------------------------------ keys --
 
@@ -517,6 +582,8 @@ cdef class PriorityQueue:
             c_heap_push(&self.last, entry, ~priority, ~self.number)
         self.number += 1
         ring_one(&self.getters)
+        if self._item_waiters:
+            self.wake(self._item_waiters)
         return 0
 
     @cython.final
@@ -577,7 +644,8 @@ cdef class PriorityQueue:
         self.free_entry = NO_ENTRY
         if self.has_room():
             ring_all(&self.putters)
-        self.ring_if_done()
+        if self.undone == 0:
+            ring_all(&self.joiners)
 
 
 cdef inline uint32_t tag_of(object key) except? 0:
