@@ -714,6 +714,29 @@ def test_a_change_drops_the_cached_subjects_that_it_matches_and_no_others(patter
     assert [subject for subject in asked if is_hit(sut, subject)] == kept
 
 
+long_subjects = st.lists(
+    st.sampled_from(("a", "b", "ab", "longer-than-eight-bytes")), min_size=1, max_size=12
+)
+long_patterns = st.builds(
+    lambda tokens, last: [*tokens, last],
+    st.lists(st.sampled_from(("a", "b", "ab", "*", "*", "*")), max_size=11),
+    st.sampled_from(("a", "b", "*", ">", ">")),
+)
+
+
+@given(st.lists(long_subjects, max_size=20, unique_by=".".join), long_patterns)
+@settings(max_examples=300)
+def test_whatever_the_length_a_change_drops_exactly_what_it_matches(asked, pattern):
+    sut = SubjectRegistry()
+    for subject in asked:
+        sut.match(".".join(subject))
+    sut.insert(".".join(pattern), 1)
+    kept = [".".join(subject) for subject in asked if not oracle_matches(pattern, subject)]
+    assert sut.stats().cached == len(kept)
+    assert all(is_hit(sut, subject) for subject in kept)
+    assert all(bool(sut.match(".".join(s))) == oracle_matches(pattern, s) for s in asked)
+
+
 def test_a_subject_that_nothing_matches_is_cached_too():
     sut = SubjectRegistry()
     assert not is_hit(sut, "a")

@@ -72,7 +72,7 @@ class LookUp:
 class Change:
     """Insertion and removal with a full cache of subjects that the pattern does not match."""
 
-    params = ("a.b.c.d", "*.*.*.nobody.set")
+    params = ("a.b.c.d", "*.*.*.nobody.set", "nobody.>")
     param_names = ("pattern",)
 
     def setup(self, pattern):

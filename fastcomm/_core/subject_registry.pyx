@@ -13,7 +13,9 @@ from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from cpython.unicode cimport PyUnicode_CheckExact, PyUnicode_DecodeUTF8
 from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport free, realloc
 
+from fastcomm._core.subject_sketch cimport Filter, Sketch, c_filter, c_passes, c_sketch
 from fastcomm._core.subject_trie cimport (
     MAX_TOKENS, Token, Trie, c_trie_find, c_trie_free, c_trie_insert, c_trie_match, c_trie_nbytes,
     c_trie_node, c_trie_pattern, c_trie_push, c_trie_remove, c_trie_sort, c_trie_split,
@@ -80,6 +82,8 @@ cdef class _MatchCache:
 
     cdef dict entries
     cdef list clock         # the same entries, without holes
+    cdef Sketch* sketches   # of these, so that a walk over all of them touches little memory
+    cdef Py_ssize_t sketch_capacity
     cdef Py_ssize_t capacity
     cdef Py_ssize_t hand
 
@@ -88,10 +92,24 @@ cdef class _MatchCache:
         self.clock = []
         self.capacity = capacity
 
-    cdef int add(self, _Cached entry) except -1:
+    def __dealloc__(self):
+        free(self.sketches)
+
+    cdef int grow_sketches(self) except -1:
+        cdef Py_ssize_t wider = 2 * self.sketch_capacity + 8
+        cdef Sketch* grown = <Sketch*>realloc(self.sketches, <size_t>wider * sizeof(Sketch))
+        if grown == NULL:
+            raise MemoryError(f"no memory for one more cached subject; there are {len(self.clock)}")
+        self.sketches = grown
+        self.sketch_capacity = wider
+        return 0
+
+    cdef int add(self, _Cached entry, Sketch sketch) except -1:
         """Add a subject that is not there, in the place of another one if the cache is full."""
         cdef _Cached victim
         if len(self.clock) < self.capacity:
+            if len(self.clock) == self.sketch_capacity:
+                self.grow_sketches()
             entry.place = len(self.clock)
             self.clock.append(entry)
         else:
@@ -100,6 +118,7 @@ cdef class _MatchCache:
             entry.place = victim.place
             self.clock[entry.place] = entry
             self.hand = entry.place + 1
+        self.sketches[entry.place] = sketch
         self.entries[entry.subject] = entry
         return 0
 
@@ -119,22 +138,26 @@ cdef class _MatchCache:
         cdef _Cached last = <_Cached>self.clock.pop()
         if last is not entry:
             self.clock[entry.place] = last
+            self.sketches[entry.place] = self.sketches[last.place]
             last.place = entry.place
         self.entries.pop(entry.subject, None)
         return 0
 
-    cdef int drop_matched(self, str pattern, Text text) except -1:
+    cdef int drop_matched(self, str pattern, Text text, const Token* tokens, size_t count) except -1:
         """Drop the subjects that the pattern matches: one look-up if it is literal, else a walk over all."""
         cdef _Cached entry
+        cdef Filter passing
         cdef Py_ssize_t i
         if c_is_literal(text.start, text.length):
             entry = self.entries.get(pattern)
             return 0 if entry is None else self.drop(entry)
+        passing = c_filter(tokens, count)
         # From the end, so that whatever takes a freed place has been looked at.
         for i in range(len(self.clock) - 1, -1, -1):
-            entry = <_Cached>self.clock[i]
-            if c_is_subset(entry.text.start, entry.text.length, text.start, text.length):
-                self.drop(entry)
+            if c_passes(&passing, &self.sketches[i]):
+                entry = <_Cached>self.clock[i]
+                if c_is_subset(entry.text.start, entry.text.length, text.start, text.length):
+                    self.drop(entry)
         return 0
 
 
@@ -145,7 +168,7 @@ cdef class SubjectRegistry:
     `cache_size` bounds the match cache, in subjects (0: no cache); the least recently asked for goes,
     approximately (CLOCK). A hit costs one dict look-up. Inserting or removing drops from the cache the
     subjects that the pattern matches and no others: one look-up for a literal pattern, a walk over the cache
-    (at most `cache_size` comparisons) for one with wildcards. A miss walks the trie: its cost grows with the
+    (at most `cache_size` steps of a nanosecond) for one with wildcards. A miss walks the trie: its cost grows with the
     patterns that match or nearly match (share a beginning, with wildcards counted as shared), and not with
     how many are stored.
 
@@ -214,7 +237,7 @@ cdef class SubjectRegistry:
             raise
         self.values[entry] = value
         self.changes += 1
-        self.cache.drop_matched(key, text)
+        self.cache.drop_matched(key, text, tokens, count)
 
     def remove(self, pattern, value) -> None:
         """Take `value` from under exactly `pattern`: this object, else an equal one; the oldest of several.
@@ -223,6 +246,8 @@ cdef class SubjectRegistry:
         """
         cdef str key = plain(pattern, PATTERN)
         cdef Text text = checked(key, PATTERN)
+        cdef Token tokens[MAX_TOKENS]
+        cdef size_t count
         cdef uint32_t entry = self.oldest(text, value)
         if entry == 0:
             value = self.equal_value(text, value)
@@ -234,7 +259,8 @@ cdef class SubjectRegistry:
         self.values[entry] = None
         self.changes += 1
         c_trie_remove(&self.trie, entry)
-        self.cache.drop_matched(key, text)
+        count = c_trie_split(&self.trie, text.start, text.length, tokens)
+        self.cache.drop_matched(key, text, tokens, count)
         if self.trie.stored == 0:
             self.release()
 
@@ -334,7 +360,7 @@ cdef class SubjectRegistry:
             entry.subject = subject
             entry.text = text
             entry.values = result
-            self.cache.add(entry)
+            self.cache.add(entry, c_sketch(tokens, count))
         return result
 
     cdef void fill(self, tuple result) noexcept:
