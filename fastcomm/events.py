@@ -66,6 +66,8 @@ class EventBus(Dispatch):
     a time if several threads do. Process safety: private memory.
     """
 
+    _queue: PriorityQueue[tuple[str, Any]] | None
+
     def __init__(
         self,
         *,

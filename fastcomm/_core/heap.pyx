@@ -472,7 +472,7 @@ cdef class PriorityQueue:
                 self.wake(self._done_waiters)
         return 0
 
-    # --------------------------------------------------------------------------------------- coroutines wait --
+    # ------------------------------------------------------------------------------------- coroutines wait --
 
     @cython.final
     cdef int wake(self, list waiters) except -1:

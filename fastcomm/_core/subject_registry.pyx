@@ -168,22 +168,23 @@ cdef class SubjectRegistry:
     `cache_size` bounds the match cache, in subjects (0: no cache); the least recently asked for goes,
     approximately (CLOCK). A hit costs one dict look-up. Inserting or removing drops from the cache the
     subjects that the pattern matches and no others: one look-up for a literal pattern, a walk over the cache
-    (at most `cache_size` steps of a nanosecond) for one with wildcards. A miss walks the trie: its cost grows with the
-    patterns that match or nearly match (share a beginning, with wildcards counted as shared), and not with
-    how many are stored.
+    (at most `cache_size` steps of a nanosecond) for one with wildcards. A miss walks the trie: its cost grows
+    with the patterns that match or nearly match (share a beginning, with wildcards counted as shared), and
+    not with how many are stored.
 
-    The order of results is the order of insertion; with `key`, a function of a value, that of what it returns,
-    equal ones in the order of insertion (as ``sorted`` has it). It is called once for each value that a miss
-    finds, and must return the same each time for the same value. The same value may be stored under one pattern several
-    times: each insertion counts, is found, and must be removed on its own. Values may be any objects and need
-    not be hashable.
+    The order of results is the order of insertion; with `key`, a function of a value, that of what it
+    returns, and among equals that of insertion. It is called once for each value that a miss finds, and must
+    return the same each time for the same value. What it raises, match() does.
+
+    The same value may be stored under one pattern several times: each insertion counts, is found, and must be
+    removed on its own. Values may be any objects and need not be hashable.
 
     Memory for one stored value: 24 bytes, and for each token that its pattern does not share with the
     beginning of another one 21 bytes and the token's own (rounded up to 4), and 11 to 21 of hash table. With
     one such token of 8 characters that came to 74 bytes, measured at 1 M. Growing arrays reserve up to half
     as much again, which `stats().nbytes` counts and the system backs with memory once it is used. What is
     removed is used again; all is given back when the last value goes and by `clear()`. A cached subject takes
-    about 150 bytes, its str included, and if anything matches a tuple.
+    about 175 bytes, its str included, and if anything matches a tuple.
 
     Thread safety: under the GIL each method is atomic, but for the values' ``__eq__`` that `remove` may call:
     if that changes the registry, `remove` goes by what is there afterwards. The iterator may be used while
