@@ -1,4 +1,4 @@
-"""The README's Python blocks are run as they stand."""
+"""The Python blocks of the README and of docs/inprocess.md are run as they stand."""
 
 import re
 import subprocess
@@ -7,14 +7,23 @@ from pathlib import Path
 
 import pytest
 
-README = Path(__file__).parent.parent / "README.md"
-BLOCKS = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.S | re.M)
+ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_block_runs_and_prints_nothing_to_stderr(number: int, tmp_path: Path) -> None:
+def blocks(page: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.S | re.M)
+
+
+BLOCKS = blocks("README.md")
+NUMBERED = [
+    (page, number) for page in ("README.md", "docs/inprocess.md") for number in range(len(blocks(page)))
+]
+
+
+@pytest.mark.parametrize(("page", "number"), NUMBERED)
+def test_block_runs_and_prints_nothing_to_stderr(page: str, number: int, tmp_path: Path) -> None:
     script = tmp_path / "block.py"
-    script.write_text(BLOCKS[number])
+    script.write_text(blocks(page)[number])
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout
