@@ -3,7 +3,7 @@
     python scripts/compare_peers.py codec               about 6 minutes; build/compare_codec.json
     python scripts/compare_peers.py codec --quick       do they still run?
     python scripts/compare_peers.py codec --only seed   those with that in their name; --list shows them
-    python scripts/compare_peers.py inprocess           PriorityQueue and EventBus
+    python scripts/compare_peers.py inprocess           SubjectRegistry, EventBus, PriorityQueue: about 4
 
 The method is that of scripts/bench.py (docs/benchmarks.md). Peers: pip install 'fastcomm[peers]'; one that is
 not installed is reported as skipped. Exit status 1 if a benchmark failed or nothing was measured.
@@ -19,14 +19,14 @@ if str(SCRIPTS) not in sys.path:  # with PYTHONSAFEPATH set it is not
     sys.path.insert(0, str(SCRIPTS))
 
 import bench  # noqa: E402
-from benchlib import codec, peers_events, peers_heap, report, structs  # noqa: E402
+from benchlib import codec, peers_events, peers_heap, peers_subjects, report, structs  # noqa: E402
 from benchlib.contest import Contest, Setting  # noqa: E402
 from benchlib.method import Gate  # noqa: E402
 from benchlib.processes import plan_placement  # noqa: E402
 
 GROUPS: dict[str, Callable[[], list[Contest]]] = {
     "codec": lambda: [*codec.contests(), *structs.contests()],
-    "inprocess": lambda: [*peers_heap.contests(), *peers_events.contests()],
+    "inprocess": lambda: [*peers_subjects.contests(), *peers_events.contests(), *peers_heap.contests()],
 }
 
 
