@@ -18,7 +18,7 @@ from contextlib import suppress
 from typing import Any, Literal, NamedTuple, TypeVar, overload
 
 from fastcomm._core.dispatch import Dispatch, Subscription
-from fastcomm.errors import Empty, ShutDown
+from fastcomm.errors import Empty, Full, ShutDown
 from fastcomm.priority import PriorityQueue
 
 __all__ = ["EventBus", "EventBusStats", "Subscription"]
@@ -129,8 +129,18 @@ class EventBus(Dispatch):
         return self._subscribe(pattern, listener, priority, where, transform, once)
 
     def emit_many(self, events: Iterable[tuple[str, Any]]) -> int:
-        """emit() for each (subject, data); returns the sum."""
-        return sum([self.emit(subject, data) for subject, data in events])
+        """emit() for each (subject, data), in order; returns the sum. Full, which a queue raises, says in
+        `delivered` how many were emitted, and in `missing` how many were not.
+        """
+        batch = list(events)
+        total = 0
+        for done, (subject, data) in enumerate(batch):
+            try:
+                total += self.emit(subject, data)
+            except Full as full:
+                text = f"{done} of {len(batch)} events were emitted; {full}"
+                raise Full(text, delivered=done, missing=len(batch) - done) from None
+        return total
 
     async def emit_async(self, subject: str, data: Any) -> int:
         """emit() without the queue: an awaitable that a listener returns is awaited before the next one is

@@ -367,6 +367,13 @@ class TestQueue:
         assert [data for *_, data in log] == [1, 2]
         assert dropping.stats().dropped == 1
 
+    def test_emit_many_says_how_far_it_came(self) -> None:
+        bus = EventBus(queued=True, maxsize=2, overflow="error")
+        with pytest.raises(Full, match="2 of 5 events were emitted; no room") as caught:
+            bus.emit_many(("a", number) for number in range(5))
+        assert (caught.value.delivered, caught.value.missing) == (2, 3)
+        assert bus.stats().queued == 2
+
     def test_an_invalid_subject_is_noticed_at_once(self) -> None:
         bus = EventBus(queued=True)
         with pytest.raises(InvalidSubjectError):
@@ -470,6 +477,36 @@ class TestQueueInAnEventLoop:
         bus.on("a", listen)
         asyncio.run(main())
         assert log == [1, 2, 3]
+
+
+def test_threads_may_emit_while_others_subscribe() -> None:
+    bus, told = EventBus(on_error=lambda *arguments: told.append(arguments)), []
+    seen: list[int] = []
+    bus.on("a.*", lambda subject, data: seen.append(data), priority=1)
+    ended = threading.Event()
+
+    def come_and_go() -> None:
+        while not ended.is_set():
+            with bus.on("a.b", lambda *_: None), bus.on(">", lambda *_: None, priority=2, once=True):
+                pass
+
+    def emit(first: int) -> None:
+        for number in range(first, first + 2000):
+            assert bus.emit("a.b", number) >= 1
+
+    visitors = [threading.Thread(target=come_and_go) for _ in range(2)]
+    emitters = [threading.Thread(target=emit, args=(first,)) for first in (0, 2000)]
+    for thread in visitors + emitters:
+        thread.start()
+    for thread in emitters:
+        thread.join()
+    ended.set()
+    for thread in visitors:
+        thread.join()
+    assert sorted(seen) == list(range(4000))
+    assert told == []
+    assert bus.stats().emitted == 4000
+    assert bus.stats().subscriptions == 1
 
 
 def test_stats_count_all_of_it() -> None:

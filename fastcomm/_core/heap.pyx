@@ -99,38 +99,7 @@ def check_priority(priority) -> None:
 
 
 cdef class PriorityQueue:
-    """Items by priority among the threads of a process: lower number first, equal ones in order of arrival.
-
-    queue.PriorityQueue's methods, with the priority beside the item, so that items are never compared:
-    an int (or what has __index__; TypeError for floats) of 64 bits (else OverflowError).
-
-    `key`: if an item with an equal key is queued, the two are coalesced: one stays, in the older one's place
-    in the order. If the newer one's priority is lower it moves up, behind what has that priority already; it
-    never moves back. Keys are hashable; None is no key. A key is forgotten as soon as its item leaves.
-    `merge` says which item stays:
-
-    - "latest": the newer;
-    - "highest": the newer, unless its priority is the higher number; then the queued one;
-    - a function: what merge(queued, newer) returns. It may use the queue; if that, or another thread, changes
-      what is queued under the key meanwhile, its result is thrown away and the put begins anew. If it raises,
-      put() does, and nothing has changed.
-
-    `maxsize`: items at most; 0 or less: as many as memory has. It can be set at any time. What put() does
-    when it is full (coalescing needs no room) says `overflow`:
-
-    - "block": waits for room, then raises Full;
-    - "error": raises Full at once;
-    - "drop_lowest": drops what would come last, which may be the new one. It counts in stats().dropped, and
-      as done for join(). Takes twice the time and memory of the heap.
-
-    Cost: an indexed 4-ary heap (dary_heap.pxd), so put, get, remove and update take logarithmic time in C.
-    Memory for one item, beside itself and its key: 44 bytes, 15 to 25 more with a key, 28 more with
-    "drop_lowest"; up to half as much again is reserved. It is used again, and given back by clear().
-
-    Thread safety: any method in any thread; each is atomic but for put_many(), which is a put for each. A
-    wait gives up the GIL; signals are handled. Process safety: private memory; it can't be pickled, and a
-    forked child has its own copy.
-    """
+    """The base of fastcomm.PriorityQueue, which has the description and waits in event loops too."""
 
     cdef object __weakref__
     cdef list held
