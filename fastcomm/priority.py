@@ -24,7 +24,7 @@ _R = TypeVar("_R")
 
 
 class PriorityQueue(heap.PriorityQueue[_T]):
-    """Items by priority among the threads of a process: lower number first, equal ones in order of arrival.
+    """Items by priority among threads and coroutines: lower number first, equal ones in order of arrival.
 
     queue.PriorityQueue's methods, with the priority beside the item, so that items are never compared:
     an int (or what has __index__; TypeError for floats) of 64 bits (else OverflowError).
@@ -48,14 +48,14 @@ class PriorityQueue(heap.PriorityQueue[_T]):
     - "drop_lowest": drops what would come last, which may be the new one. It counts in stats().dropped, and
       as done for join(). Takes twice the time and memory of the heap.
 
-    Cost: an indexed 4-ary heap (_core/dary_heap.pxd), so put, get, remove and update take logarithmic time in C.
-    Memory for one item, beside itself and its key: 44 bytes, 15 to 25 more with a key, 28 more with
+    Cost: an indexed 4-ary heap (_core/dary_heap.pxd), so put, get, remove and update take logarithmic time in
+    C. Memory for one item, beside itself and its key: 44 bytes, 15 to 25 more with a key, 28 more with
     "drop_lowest"; up to half as much again is reserved. It is used again, and given back by clear().
 
     Thread safety: any method in any thread; each is atomic but for put_many(), which is a put for each. A
     wait gives up the GIL; signals are handled. The _async calls wait in any number of event loops, beside
-    threads; one that is cancelled has taken and put nothing. Process safety: private memory; it can't be pickled, and a
-    forked child has its own copy.
+    threads; one that is cancelled has taken and put nothing. Process safety: private memory; it can't be
+    pickled, and a forked child has its own copy.
     """
 
     __slots__ = ()
