@@ -264,6 +264,29 @@ class TestCancelling:
         assert len(put) == len(set(put)) > 500
 
 
+class TestSignals:
+    def test_control_c_while_a_coroutine_is_woken_is_raised_after_that(self) -> None:
+        calls: list[int] = []
+
+        def waiter() -> bool:
+            calls.append(len(queue))
+            if len(calls) == 1:
+                raise KeyboardInterrupt
+            return True
+
+        def put_and_go_on() -> None:
+            queue.put_many([1, 2])
+            for _ in range(1000):
+                pass
+
+        queue: PriorityQueue[int] = PriorityQueue()
+        queue._item_waiters.append(waiter)
+        with pytest.raises(KeyboardInterrupt):
+            put_and_go_on()
+        assert calls == [1, 1]
+        assert queue.get_many() == [1, 2]
+
+
 class TestManyLoops:
     def test_the_waiter_of_a_closed_loop_is_passed_over(self) -> None:
         queue: PriorityQueue[int] = PriorityQueue()

@@ -453,7 +453,7 @@ cdef class PriorityQueue:
                 if waiter():
                     break
             except KeyboardInterrupt:
-                # It is to be raised, but after the call that this is part of: what that got would be lost.
+                # To be raised, but after the call that this is part of; and nobody is to sleep on for it.
                 interrupted = True
                 waiters.insert(0, waiter)
         if interrupted:
