@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fastcomm.codec import CodecPool
     from fastcomm.errors import (
         AbiMismatchError,
+        AffinityProfileError,
         BusMismatchError,
         ClosedError,
         CorruptSegmentError,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         FencedError,
         ForkedError,
         Full,
+        InvalidCpusError,
         InvalidNameError,
         InvalidSubjectError,
         MessageTooLargeError,
@@ -65,6 +67,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AbiMismatchError",
+    "AffinityProfileError",
     "Agent",
     "AgentInfo",
     "AgentStats",
@@ -83,6 +86,7 @@ __all__ = [
     "FencedError",
     "ForkedError",
     "Full",
+    "InvalidCpusError",
     "InvalidNameError",
     "InvalidSubjectError",
     "JoinableQueue",

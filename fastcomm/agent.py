@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from _thread import allocate_lock
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastcomm import _handles
@@ -18,10 +18,12 @@ from fastcomm.bus import _InboxView
 from fastcomm.errors import ClosedError, Empty, PeerDiedError, RequestTimeoutError
 
 if TYPE_CHECKING:
+    from fastcomm.affinity import Plan, pinned
     from fastcomm.bus import Bus
 
 __all__ = ["Agent", "AgentStats", "Subscription"]
 
+MAX_SPIN_US = 1000
 MAX_PENDING = 4096  # messages that a waiting publish takes out of its own inbox
 
 
@@ -86,9 +88,21 @@ class Agent(Port):
     its subscriptions go within a second while any agent is in a call, and its name is free again.
     """
 
-    def __init__(self, bus: Bus, name: str | None, codec: Codec | None = None) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        name: str | None,
+        codec: Codec | None = None,
+        cpus: str | os.PathLike[str] | int | Iterable[int] | Plan | None = None,
+        spin_us: int | None = None,
+    ) -> None:
         """Use Bus.join()."""
+        if spin_us is not None and not 0 <= spin_us <= MAX_SPIN_US:
+            raise ValueError(f"spin_us is {spin_us}; it must be 0 to {MAX_SPIN_US}")
         self.bus = bus
+        self._spin_us = spin_us
+        self._plan = None if cpus is None else _plan_of(cpus, bus._limits.max_agents)
+        self._pinned: pinned | None = None
         self._owns_bus = False
         self._doorbell: Doorbell | None = None
         self._rejoining = allocate_lock()
@@ -107,25 +121,50 @@ class Agent(Port):
     def _join(self, name: str | None) -> _Inbox:
         segment = self.bus._enter()
         try:
-            slot, self.name = self.bus._claim_slot(name)
+            slot, self.name = self.bus._claim_slot(name, self._pin)
             try:
                 inbox = self._open_inbox(slot)
             except BaseException:
                 segment.free(slot)
                 raise
             segment.live(slot)
+        except BaseException:
+            self._unpin()
+            raise
         finally:
             segment.leave_gate()
         return inbox
 
     def _open_inbox(self, slot: int) -> _Inbox:
         inbox = _Inbox(self.bus, slot)
+        if self._spin_us is not None:
+            inbox._limit_spin(self._spin_us * 1000)
         self._epoch = inbox._open_inbox()
         self._slot = slot
         self._mine: list[Subscription] = []
         self._cancelled = False
         self._inbox = inbox
         return inbox
+
+    def _pin(self, slot: int) -> None:
+        """The calling thread to the place of that slot; before anything touches the pages of the inbox."""
+        self._unpin()  # the child of a fork is still where its parent was
+        if self._plan is not None:
+            from fastcomm.affinity import pinned
+
+            block = pinned(self._plan.place(slot))
+            block.__enter__()
+            self._pinned = block
+
+    def _unpin(self) -> None:
+        block, self._pinned = self._pinned, None
+        if block is not None:
+            block.__exit__()
+
+    @property
+    def cpus(self) -> frozenset[int] | None:
+        """The CPUs that join(cpus=) was granted, where the thread that joined runs; None if not asked for."""
+        return None if self._pinned is None else self._pinned.granted
 
     # --------------------------------------------------------------------------------------------- subscribe
 
@@ -360,6 +399,7 @@ class Agent(Port):
                 bus._reap()
                 bus._unlink_if_unused()
             bus._ring_everybody()
+        self._unpin()
         bus._agents.discard(self)
         if self._owns_bus:
             bus.close()
@@ -391,6 +431,12 @@ class Agent(Port):
 
     def __repr__(self) -> str:
         return f"<Agent {self.name!r} of {self.bus.name!r}{', closed' if self.closed else ''}>"
+
+
+def _plan_of(cpus: str | os.PathLike[str] | int | Iterable[int] | Plan, agents: int) -> Plan:
+    from fastcomm.affinity import agent_plan  # most agents are not pinned
+
+    return agent_plan(cpus, agents)
 
 
 def _name_in_child(name: str) -> str:

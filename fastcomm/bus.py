@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -33,6 +33,7 @@ from fastcomm.segments import entered, segment_path
 
 if TYPE_CHECKING:
     from fastcomm._core.codec import Codec
+    from fastcomm.affinity import Plan
     from fastcomm.agent import Agent
 
 __all__ = ["AgentInfo", "Bus", "connect"]
@@ -333,20 +334,35 @@ class Bus:
 
     # ----------------------------------------------------------------------------------------- what users do
 
-    def join(self, name: str | None = None, *, codec: Codec | None = None) -> Agent:
+    def join(
+        self,
+        name: str | None = None,
+        *,
+        codec: Codec | None = None,
+        cpus: str | os.PathLike[str] | int | Iterable[int] | Plan | None = None,
+        spin_us: int | None = None,
+    ) -> Agent:
         """Become an agent of the bus under that name, 1 to 80 bytes of UTF-8; None: ``pid-N``.
 
         codec: encodes what the agent publishes and decodes what it receives, but for bytes, which travel as
         they are; agents that send each other more than fastcomm.encode takes need codecs with the same types.
+        cpus: pins the calling thread until the agent is closed: to CPUs (``3``, ``[2, 3]``, ``"2-3"``), or to
+        the place of the agent's slot in a plan (``"scatter"``, ``"x.toml"``, a Plan; docs/affinity.md), which
+        is made for `max_agents` workers. The inbox is laid out after that, near to those CPUs.
+        InvalidCpusError, AffinityProfileError. spin_us: how long the agent looks for a message, or for room,
+        before it sleeps: at most 50 us unless said, 0 for not at all; longer costs CPU and shortens waits.
         NameTakenError if a live agent has it (a dead one's is free), TableFullError if `max_agents` are
         there, ShmFullError.
         """
         from fastcomm.agent import Agent
 
-        return Agent(self, name, codec)
+        return Agent(self, name, codec, cpus, spin_us)
 
-    def _claim_slot(self, name: str | None) -> tuple[int, str]:
-        """Under the gate: a slot with a name and an inbox, still JOINING."""
+    def _claim_slot(self, name: str | None, settle: Callable[[int], None]) -> tuple[int, str]:
+        """Under the gate: a slot with a name and an inbox, still JOINING.
+
+        `settle` is called with the slot before the pages of the inbox are touched, which gives them a home.
+        """
         segment, table = self._segment, self._agent_table
         living = {table.name(slot): slot for slot in segment.taken_slots()}
         name = _agent_name(name, living)
@@ -360,6 +376,7 @@ class Bus:
             segment.mutating = True
             table.write(slot, name)
             segment.mutating = False
+            settle(slot)
             self._prepare_inbox(slot)
         except BaseException:
             segment.free(slot)

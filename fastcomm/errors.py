@@ -89,6 +89,14 @@ class InvalidSubjectError(FastCommError, ValueError):
         self.position = position
 
 
+class InvalidCpusError(FastCommError, ValueError):
+    """A list of CPUs can't be read, is empty, or names CPUs that are not there or not to be had."""
+
+
+class AffinityProfileError(FastCommError, ValueError):
+    """A profile of scripts/tune_affinity.py can't be read, or was measured on another machine."""
+
+
 class NotRegisteredError(FastCommError, KeyError):
     """What is to be removed is not stored there."""
 

@@ -49,6 +49,7 @@ PUBLIC = {
     "matches",
     # errors
     "AbiMismatchError",
+    "AffinityProfileError",
     "BusMismatchError",
     "ClosedError",
     "CorruptSegmentError",
@@ -59,6 +60,7 @@ PUBLIC = {
     "FencedError",
     "ForkedError",
     "Full",
+    "InvalidCpusError",
     "InvalidNameError",
     "InvalidSubjectError",
     "MessageTooLargeError",

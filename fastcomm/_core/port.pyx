@@ -143,6 +143,7 @@ cdef class Port(Receiver):
         """
         cdef int i
         self.take_inbox(inbox)
+        self.spin.limit_ns = inbox.spin_put.limit_ns
         self.sender_name = name.encode()
         self.registry = SubjectRegistry(cache_size=0)
         self.known = {}

@@ -19,6 +19,7 @@ from fastcomm._core.protocol cimport *
 from fastcomm._core.ring_handle cimport RingHandle, check_limit
 from fastcomm._core.wait cimport (
     SLICE_NS,
+    SPIN_LIMIT_NS,
     announce_sleep,
     bell_read,
     ring_bell_always,
@@ -49,6 +50,13 @@ cdef class Ring(RingHandle):
     Thread safety: any thread, under the GIL. Process safety: any number of producers, one consumer. After a
     fork the child must not use the handle.
     """
+
+    def __cinit__(self):
+        self.spin_get.limit_ns = self.spin_put.limit_ns = SPIN_LIMIT_NS
+
+    def _limit_spin(self, int64_t ns):
+        """Spin no longer than `ns` before sleeping, for records or for room; 0: not at all."""
+        self.spin_get.limit_ns = self.spin_put.limit_ns = ns
 
     def _housekeep(self, bint for_room):
         """Called about once in a wait slice while a call waits for room or for a record.

@@ -28,6 +28,7 @@ cdef enum:
 
 # How long this waiter spins before it sleeps: learnt from what spinning brought lately.
 cdef struct spin_t:
+    int64_t limit_ns  # no spin is longer; 0: sleep at once
     int64_t hit_ns    # running mean of the spins that were rewarded
     uint32_t misses   # spins without reward in a row
     uint32_t skip     # waits that still go straight to sleep

@@ -37,10 +37,10 @@ is not polling: an undisturbed wait ends by its wake-up, the slice bounds what a
 
 Spinning. Waking an idle core costs tens of microseconds, a spinning receiver sees a record within a cache
 miss, so the spin is the largest lever on latency; and a spin longer than the gap between messages never ends,
-so it must not be a fixed time. A waiter spins at most SPIN_LIMIT_NS, and twice the running mean of the spins
-that were rewarded. Each spin without reward halves how often it tries (up to once in 64 waits); a reward sets
-that back. So a stream that is slower than the limit, or one whose sender can't run because the spinner has
-its core, ends up asleep between messages, and a fast one spinning.
+so it must not be a fixed time. A waiter spins at most its limit (SPIN_LIMIT_NS unless its user says otherwise)
+and twice the running mean of the spins that were rewarded. Each spin without reward halves how often it tries
+(up to once in 64 waits); a reward sets that back. So a stream that is slower than the limit, or one whose
+sender can't run because the spinner has its core, ends up asleep between messages, and a fast one spinning.
 
 Left out: fairness among waiters, priorities, robust wake-ups without the slice (FUTEX_WAIT_REQUEUE_PI and the
 like solve other problems).
@@ -59,13 +59,13 @@ cdef enum:
 
 cdef int64_t spin_budget_ns(spin_t *spin) noexcept nogil:
     """Nanoseconds to spin now, 0 to sleep at once."""
+    cdef int64_t budget
     if spin.skip > 0:
         spin.skip -= 1
         return 0
-    if spin.hit_ns == 0 or 2 * spin.hit_ns > SPIN_LIMIT_NS:
-        return SPIN_LIMIT_NS
     # A floor, so that one slow message amid fast ones does not count as a miss.
-    return 2 * spin.hit_ns if spin.hit_ns > 2_000 else 4_000
+    budget = 2 * spin.hit_ns if spin.hit_ns > 2_000 else 4_000
+    return spin.limit_ns if spin.hit_ns == 0 or budget > spin.limit_ns else budget
 
 
 cdef void spin_rewarded(spin_t *spin, int64_t after_ns) noexcept nogil:
