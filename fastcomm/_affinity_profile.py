@@ -1,7 +1,7 @@
 """AffinityProfile: what scripts/tune_affinity.py measured on one machine, kept as TOML.
 
 schema = 1
-machine = "AMD EPYC, 2 CPUs"
+machine = "AMD EPYC: packages 1, nodes 1, caches 1, cores 2, CPUs 2"
 fingerprint = "0f3c..."                # of the machine's topology; another machine refuses the profile
 places = ["0", "1"]                    # the recommended plan: lists of CPUs, one for each worker in turn
 cpus = [0, 1]                          # the CPUs of the matrix
@@ -30,6 +30,17 @@ class AffinityProfile(NamedTuple):
     places: tuple[frozenset[int], ...]
     cpus: tuple[int, ...]
     one_way_ns: tuple[tuple[float, ...], ...]
+
+    @classmethod
+    def of(
+        cls,
+        topology: Topology,
+        places: tuple[frozenset[int], ...],
+        cpus: tuple[int, ...],
+        one_way_ns: tuple[tuple[float, ...], ...],
+    ) -> AffinityProfile:
+        """What was measured on the machine of that topology."""
+        return cls(describe(topology), fingerprint(topology), places, cpus, one_way_ns)
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """As TOML. OSError."""
@@ -82,13 +93,14 @@ class AffinityProfile(NamedTuple):
 def describe(topology: Topology) -> str:
     """The processor and the numbers of its parts, for people."""
     parts = (
-        (len(topology.packages), "packages"),
-        (len(topology.nodes), "nodes"),
-        (len(topology.caches), "caches"),
-        (len(topology.cores), "cores"),
-        (len(topology.online), "CPUs"),
+        ("packages", topology.packages),
+        ("nodes", topology.nodes),
+        ("caches", topology.caches),
+        ("cores", topology.cores),
+        ("CPUs", topology.online),
     )
-    return ", ".join([topology.model or "unknown processor", *(f"{count} {what}" for count, what in parts)])
+    counts = ", ".join(f"{what} {len(part)}" for what, part in parts)
+    return f"{topology.model or 'unknown processor'}: {counts}"
 
 
 def fingerprint(topology: Topology) -> str:

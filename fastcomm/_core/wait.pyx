@@ -37,8 +37,8 @@ is not polling: an undisturbed wait ends by its wake-up, the slice bounds what a
 
 Spinning. Waking an idle core costs tens of microseconds, a spinning receiver sees a record within a cache
 miss, so the spin is the largest lever on latency; and a spin longer than the gap between messages never ends,
-so it must not be a fixed time. A waiter spins at most its limit (SPIN_LIMIT_NS unless its user says otherwise)
-and twice the running mean of the spins that were rewarded. Each spin without reward halves how often it tries
+so it must not be a fixed time. A waiter spins at most its limit (SPIN_LIMIT_NS unless told otherwise), and
+twice the running mean of the spins that were rewarded. Each spin without reward halves how often it tries
 (up to once in 64 waits); a reward sets that back. So a stream that is slower than the limit, or one whose
 sender can't run because the spinner has its core, ends up asleep between messages, and a fast one spinning.
 

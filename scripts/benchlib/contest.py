@@ -36,12 +36,16 @@ Role = Literal["ours", "peer", "limit"]  # a limit is what the machine allows, w
 
 @dataclass(frozen=True)
 class Contender:
-    """`measure()` is one block. `waiting`: a receiver "spins", "sleeps" or "polls"; "" if none waits."""
+    """`measure()` is one block. `waiting`: a receiver "spins", "sleeps" or "polls"; "" if none waits.
+
+    `pinned`: it pins its own processes, whatever the contest does.
+    """
 
     name: str
     waiting: str
     measure: Callable[[], Figures]
     role: Role = "peer"
+    pinned: bool = False
 
 
 @dataclass(frozen=True)
@@ -175,7 +179,7 @@ def lines_of(
                 else None
                 for name in (best_of["limit"], best_of["peer"])
             )
-            pinned = setting.placement.pinned
+            pinned = setting.placement.pinned or one.pinned
             lines.append(Line(contest, statistic, one, pinned, summaries[one.name], ratios, limit, peer))
     return lines
 

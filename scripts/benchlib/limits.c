@@ -14,6 +14,10 @@
  *     limits fan    RECORDS BYTES CONSUMERS CPU...
  *                                          each record into a ring of each consumer; deliveries a second
  *     limits copy   RECORDS BYTES CPU...   put and get in one thread; ns for both
+ *     limits crowd  AGENTS RATE MS BYTES CPU...
+ *                                          AGENTS processes, each with a ring, send to random others at random
+ *                                          times, RATE a second in all, for MS milliseconds; ns from when a
+ *                                          record was due until it was received. Agent i runs on CPU i mod n
  *
  * For a test, with the ring OFFSET bytes into the file PATH; record i holds i, i + 1, ... (mod 256):
  *
@@ -28,6 +32,7 @@
 #include "twin.h"
 
 #include <fcntl.h>
+#include <math.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -37,6 +42,7 @@
 #include <sys/wait.h>
 
 enum { CELLS = 1 << 14, GET_LIMIT = 1024, MAX_BYTES = 4096, MAX_SAMPLES = 1 << 20, MAX_PROCESSES = 16 };
+enum { MAX_AGENTS = 1000, CROWD_CELLS = 1024, LEAD_NS = 300000000, QUIET_NS = 500000000 };
 
 typedef struct {
     _Alignas(FC_CELL) uint64_t turn;
@@ -48,6 +54,7 @@ typedef struct {
     _Alignas(FC_CELL) uint32_t bell;
     uint64_t sent_at;
     _Alignas(FC_CELL) uint32_t ready;
+    _Alignas(FC_CELL) uint32_t sent, received;
     uint64_t ended_at[MAX_PROCESSES];
     int64_t samples[MAX_SAMPLES];
 } shared_t;
@@ -71,11 +78,16 @@ static void *map_shared(size_t size)
     return memory;
 }
 
+static uint8_t *new_ring_of(uint32_t cells)
+{
+    uint8_t *memory = map_shared(FC_RING_BYTES(cells));
+    format_ring(memory, cells);
+    return memory;
+}
+
 static uint8_t *new_ring(void)
 {
-    uint8_t *memory = map_shared(FC_RING_BYTES(CELLS));
-    format_ring(memory, CELLS);
-    return memory;
+    return new_ring_of(CELLS);
 }
 
 /* ------------------------------------------------------------------------------------------- processes -- */
@@ -342,6 +354,77 @@ static void measure_copy(int64_t records, uint32_t nbytes)
     printf("{\"\": %.3f}\n", (double)(fc_monotonic_ns() - started) / records);
 }
 
+/* ------------------------------------------------------------------------------------------- the crowd -- */
+
+static uint64_t next_random(uint64_t *state)
+{
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    return *state;
+}
+
+/* Nanoseconds between two events that are independent and `mean` apart on average. */
+static double random_gap(uint64_t *state, double mean)
+{
+    return -log((next_random(state) >> 11) * 0x1p-53 + 0x1p-54) * mean;
+}
+
+/* Take a record, if one comes before `deadline`, and note how long after it was due. */
+static int take_stamped(ring_t *inbox, int64_t deadline)
+{
+    int64_t stamp;
+    if (get_many_until(inbox, received, 1, deadline) == 0)
+        return 0;
+    memcpy(&stamp, received, sizeof stamp);
+    uint32_t number = fc_fetch_add_seqcst_u32(&shared->received, 1);
+    if (number < MAX_SAMPLES)
+        shared->samples[number] = fc_monotonic_ns() - stamp;
+    return 1;
+}
+
+/* As send_at_rate() of load.py. */
+static void be_agent(uint8_t **inboxes, int agents, int me, int64_t start, int64_t stop, double gap,
+                     uint32_t nbytes)
+{
+    static ring_t rings[MAX_AGENTS];
+    uint64_t random = 0x9E3779B97F4A7C15u * (me + 1);
+    prctl(PR_SET_TIMERSLACK, 1);
+    for (int i = 0; i < agents; i++)
+        rings[i] = open_ring(inboxes[i], me + 1);
+    double due = start + random_gap(&random, gap);
+    while (due < stop) {
+        while (fc_monotonic_ns() < due)
+            take_stamped(&rings[me], due);
+        int64_t stamp = due;
+        int target = next_random(&random) % (agents - 1);
+        memcpy(payload, &stamp, sizeof stamp);
+        put(&rings[target + (target >= me)], nbytes);
+        fc_fetch_add_seqcst_u32(&shared->sent, 1);
+        take_stamped(&rings[me], 0);
+        due += random_gap(&random, gap);
+    }
+    while (take_stamped(&rings[me], fc_monotonic_ns() + QUIET_NS) || fc_monotonic_ns() < stop)
+        ;
+}
+
+static void measure_crowd(int agents, int64_t rate, int64_t milliseconds, uint32_t nbytes)
+{
+    uint8_t *inboxes[MAX_AGENTS];
+    int64_t start = fc_monotonic_ns() + LEAD_NS, stop = start + milliseconds * 1000000;
+    for (int i = 0; i < agents; i++)
+        inboxes[i] = new_ring_of(CROWD_CELLS);
+    for (int i = 0; i < agents; i++)
+        if (fork_process(cpu_count > 1 ? i % cpu_count : 0) == 0) {
+            be_agent(inboxes, agents, i, start, stop, 1e9 * agents / rate, nbytes);
+            _exit(0);
+        }
+    join(agents);
+    if (shared->sent == 0 || shared->sent != shared->received || shared->sent > MAX_SAMPLES)
+        fail("not every record arrived");
+    print_percentiles(shared->sent);
+}
+
 /* ------------------------------------------------------------------------- a ring that others laid out -- */
 
 static ring_t ring_in_file(const char *path, size_t offset)
@@ -431,6 +514,8 @@ int main(int argc, char **argv)
         measure_fan(N(1, most), N(2, MAX_BYTES), N(3, MAX_PROCESSES));
     else if (IS("copy", 2))
         measure_copy(N(1, most), N(2, MAX_BYTES));
+    else if (IS("crowd", 4))
+        measure_crowd(number(argv, 2, 2, MAX_AGENTS), N(2, most), N(3, 60000), N(4, MAX_BYTES));
     else if (IS("fill", 5))
         fill(ring_in_file(argv[2], N(2, most)), N(3, most), N(4, MAX_BYTES), N(5, MAX_BATCH));
     else if (IS("drain", 4))

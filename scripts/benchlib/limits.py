@@ -32,7 +32,9 @@ def compiled() -> Path:
     if found is None:
         raise NoCompilerError(f"no C compiler: neither {command!r} nor 'cc' is on PATH")
     program = Path(scratch().name) / "limits"
-    done = subprocess.run([found, *FLAGS, str(SOURCE), "-o", str(program)], capture_output=True, text=True)
+    done = subprocess.run(
+        [found, *FLAGS, str(SOURCE), "-o", str(program), "-lm"], capture_output=True, text=True
+    )
     if done.returncode:
         raise NoCompilerError(f"{found} could not compile {SOURCE.name}: {done.stderr.strip()[:200]}")
     return program
@@ -59,7 +61,7 @@ def limit(
     statistics: tuple[str, ...] = ("",),
     scale: float = 1.0,
 ) -> Contender | Skipped:
-    """A contender that runs the program with these arguments, or why there is none.
+    """A contender that runs the program with these arguments on these CPUs, or why there is none.
 
     `statistics`: those of what it prints that count, each times `scale`.
     """
@@ -72,7 +74,7 @@ def limit(
         figures = run(*arguments, *cpus(placement))
         return {statistic: figures[statistic] * scale for statistic in statistics}
 
-    return Contender(name, waiting, measure, "limit")
+    return Contender(name, waiting, measure, "limit", placement.pinned)
 
 
 def core_to_core_ns(placement: Placement) -> float | None:

@@ -2,7 +2,8 @@
 
 Open loop: a message is due at a time that was fixed beforehand, and its latency counts from then on, however
 late it was really sent; so a stall is not measured as a single slow message. The peer: a bound Unix datagram
-socket in each process.
+socket in each process. At rate also with each agent pinned to the place of a plan; the limit is then the C
+twin of the ring in as many processes, pinned in the same way.
 """
 
 import collections
@@ -14,18 +15,22 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
+from benchlib import limits
 from benchlib.channels import is_ours, stamp_of
-from benchlib.contest import Contender, Contenders, Contest, Prepare, Setting
+from benchlib.contest import Contender, Contenders, Contest, Prepare, Setting, Skipped
 from benchlib.method import Figures, percentiles
-from benchlib.processes import Worker, wake_on_time
+from benchlib.processes import Placement, Worker, wake_on_time
 from fastcomm import Agent, Bus, Empty
+from fastcomm.affinity import Plan, plan
 from fastcomm.testing import isolated_name
 
 PAYLOAD = 256
 RATE = 10_000  # a second, of all agents together
+PLAN = "scatter"  # a CPU each: what the C twin can be pinned to as well
 PERCENTS = (50, 95, 99)
 LEAD_SECONDS = 0.3  # for a hundred processes to hear of the start
 QUIET_SECONDS = 0.5  # without a message, after the end: nothing is on the way any more
@@ -74,9 +79,18 @@ class BusEnd:
         return data
 
 
-def join_bus(bus: Bus, index: int, agents: int) -> BusEnd:
+@dataclass(frozen=True)
+class Joining:
+    """Where to join, and how."""
+
+    bus: Bus
+    cpus: Plan | None = None
+    spin_us: int | None = None
+
+
+def join_bus(where: Joining, index: int, agents: int) -> BusEnd:
     subjects = [f"agent.{number}" for number in range(agents)]
-    agent = bus.join(f"a{index}")
+    agent = where.bus.join(f"a{index}", cpus=where.cpus, spin_us=where.spin_us)
     agent.subscribe(subjects[index])
     return BusEnd(agent, subjects)
 
@@ -146,7 +160,13 @@ def random_targets(index: int, agents: int) -> Iterator[int]:
 
 
 def send_at_rate(
-    end: End, targets: Iterator[int], rng: random.Random, start: int, stop: int, gap_ns: float
+    end: End,
+    targets: Iterator[int],
+    rng: random.Random,
+    start: int,
+    stop: int,
+    gap_ns: float,
+    payload: int = PAYLOAD,
 ) -> tuple[int, list[int]]:
     """(messages sent, ns of latency of those received). Due at random, independent times, `gap_ns` apart."""
     clock, latencies, sent = time.monotonic_ns, list[int](), 0
@@ -154,7 +174,7 @@ def send_at_rate(
     while due < stop:
         while (left := due - clock()) > 0:
             note_latency(end.wait(left * 1e-9), latencies)
-        end.send(next(targets), int(due).to_bytes(8, "little").ljust(PAYLOAD, b"\0"))
+        end.send(next(targets), int(due).to_bytes(8, "little").ljust(payload, b"\0"))
         sent += 1
         due += rng.expovariate(1 / gap_ns)
         note_latency(end.poll(), latencies)
@@ -231,22 +251,47 @@ def check_all_arrived(sent: int, received: int) -> None:
         )
 
 
-def contenders(waiting: str, measure: Callable[[list[Worker], float], Figures]) -> Prepare:
+def contenders(waiting: str, measure: Callable[[list[Worker], float], Figures], *, pinned: bool) -> Prepare:
     def prepare(setting: Setting, stack: contextlib.ExitStack) -> Contenders:
         seconds = block_seconds(setting)
-        bus = Bus.open(isolated_name())
-        stack.callback(bus.close)
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="fastcomm-bench-"))
         crowds = {
-            "fastcomm bus": crowd(join_bus, bus, setting, stack),
+            "fastcomm bus": crowd_on_a_bus(None, setting, stack),
             "Unix datagrams": crowd(bind_socket, folder, setting, stack),
         }
-        return [
-            Contender(name, waiting, partial(measure, workers, seconds), "ours" if is_ours(name) else "peer")
+        if pinned:
+            crowds[f"fastcomm bus, {PLAN}"] = crowd_on_a_bus(plan(PLAN), setting, stack)
+        ours_and_peer = [
+            Contender(
+                name,
+                waiting,
+                partial(measure, workers, seconds),
+                "ours" if is_ours(name) else "peer",
+                name.endswith(PLAN),
+            )
             for name, workers in crowds.items()
         ]
+        return [*ours_and_peer, *(twins(waiting, setting) if pinned else ())]
 
     return prepare
+
+
+def crowd_on_a_bus(cpus: Plan | None, setting: Setting, stack: contextlib.ExitStack) -> list[Worker]:
+    bus = Bus.open(isolated_name())
+    stack.callback(bus.close)
+    return crowd(join_bus, Joining(bus, cpus), setting, stack)
+
+
+def twins(waiting: str, setting: Setting) -> Iterator[Contender | Skipped]:
+    """The same load through the C twin: where the kernel puts the processes, and pinned as by the plan."""
+    command = ("crowd", count_agents(setting), RATE, round(block_seconds(setting) * 1000), PAYLOAD)
+    statistics = tuple(f"p{percent}" for percent in PERCENTS)
+    here, *there = (min(place) for place in plan(PLAN).places)
+    for name, placement in {
+        "C twins": Placement(),
+        f"C twins, {PLAN}": Placement(here, tuple(there)),
+    }.items():
+        yield limits.limit(name, waiting, placement, *command, statistics=statistics, scale=1e-3)
 
 
 CONTESTS = [
@@ -255,7 +300,7 @@ CONTESTS = [
         f"100 processes (20 if quick), random targets, {RATE:,}/s in all, from the intended send",
         "us",
         PAYLOAD,
-        contenders("sleeps", at_rate),
+        contenders("sleeps", at_rate, pinned=True),
         rounds=(1, 4),
         pin=False,
     ),
@@ -264,7 +309,7 @@ CONTESTS = [
         "100 processes (20 if quick), random targets, as fast as they can",
         "msg/s",
         PAYLOAD,
-        contenders("polls", saturated),
+        contenders("polls", saturated, pinned=False),
         rounds=(1, 4),
         pin=False,
     ),

@@ -16,6 +16,8 @@
 enum { OK, FULL, EMPTY, MOVED };
 enum { MAX_BATCH = 256, SPIN_LIMIT_NS = 50000, SLICE_NS = 100000000, MAX_SKIP = 64 };
 
+#define FOREVER INT64_MAX
+
 /* How long a waiter spins: as spin_t of wait.pyx. */
 typedef struct {
     int64_t hit_ns;
@@ -132,10 +134,18 @@ static inline void spin_ended(spin_t *spin, int64_t took)
 
 typedef int (*condition_t)(const ring_t *ring, uint32_t cells);
 
-/* Spin, then sleep at most a slice, until `there` may be true. */
-static inline void wait_until(ring_t *ring, fc_wait_t *wait, condition_t there, uint32_t cells)
+/* Nanoseconds until `deadline`, at most `limit`. */
+static inline int64_t left_until(int64_t deadline, int64_t limit)
 {
-    int64_t started, elapsed = 0, budget = spin_budget_ns(&ring->spin);
+    int64_t left = deadline == FOREVER ? limit : deadline - fc_monotonic_ns();
+    return left < 0 ? 0 : left < limit ? left : limit;
+}
+
+/* Spin, then sleep at most a slice and not beyond `deadline`, until `there` may be true. */
+static inline void wait_until(ring_t *ring, fc_wait_t *wait, condition_t there, uint32_t cells,
+                              int64_t deadline)
+{
+    int64_t started, elapsed = 0, budget = left_until(deadline, spin_budget_ns(&ring->spin));
     if (budget) {
         started = fc_monotonic_ns();
         while (elapsed < budget) {
@@ -154,7 +164,7 @@ static inline void wait_until(ring_t *ring, fc_wait_t *wait, condition_t there, 
     uint32_t seen = fc_load_seqcst_u32(&wait->bell);
     fc_fetch_or_seqcst_u32(&wait->sleeping, FC_SLEEP_FUTEX); /* (A) */
     if (!there(ring, cells))
-        fc_futex_wait(&wait->bell, seen, SLICE_NS);
+        fc_futex_wait(&wait->bell, seen, left_until(deadline, SLICE_NS));
 }
 
 /* --------------------------------------------------------------------------------------------- produce -- */
@@ -276,7 +286,7 @@ static inline void put_many(ring_t *ring, const record_t *records, size_t count)
     while (count) {
         size_t put = try_put_run(ring, records, count);
         if (put == 0)
-            wait_until(ring, &ring->shared->not_full, has_room, records[0].cells);
+            wait_until(ring, &ring->shared->not_full, has_room, records[0].cells, FOREVER);
         records += put;
         count -= put;
     }
@@ -331,14 +341,18 @@ static inline void release(ring_t *ring)
     }
 }
 
-/* Copies 1 to `limit` records to `to`, one over the other; gives their room back once. Returns how many. */
-static inline size_t get_many(ring_t *ring, uint8_t *to, size_t limit)
+/* Copies 1 to `limit` records to `to`, one over the other; gives their room back once. Returns how many; 0
+ * if there was none until `deadline`. */
+static inline size_t get_many_until(ring_t *ring, uint8_t *to, size_t limit, int64_t deadline)
 {
     record_t record;
     size_t got = 0;
     /* A spinner looks at the header alone: look() would take the tail from the producers. */
-    while ((ring->spin.hit_ns != 0 && !has_record(ring, 0)) || look(ring, &record) != OK)
-        wait_until(ring, &ring->shared->not_empty, has_record, 0);
+    while ((ring->spin.hit_ns != 0 && !has_record(ring, 0)) || look(ring, &record) != OK) {
+        if (left_until(deadline, 1) == 0)
+            return 0;
+        wait_until(ring, &ring->shared->not_empty, has_record, 0, deadline);
+    }
     do {
         memcpy(to, record.payload, record.nbytes);
         __asm__ volatile("" : : "r"(to) : "memory"); /* somebody may want it */
@@ -346,6 +360,11 @@ static inline size_t get_many(ring_t *ring, uint8_t *to, size_t limit)
     } while (++got < limit && look(ring, &record) == OK);
     release(ring);
     return got;
+}
+
+static inline size_t get_many(ring_t *ring, uint8_t *to, size_t limit)
+{
+    return get_many_until(ring, to, limit, FOREVER);
 }
 
 /* ---------------------------------------------------------------------------------------------- layout -- */
