@@ -184,10 +184,7 @@ class _Tree:
             return None
 
     def cpus(self, path: str | Path) -> Cpus:
-        try:
-            return frozenset(parse_cpus(self.text(path)))
-        except InvalidCpusError:
-            return frozenset()
+        return _cpus_in(self.text(path))
 
     def numbered(self, folder: str, prefix: str) -> list[str]:
         """Folders ``prefix0``, ``prefix1`` ... in the order of their numbers."""
@@ -197,6 +194,13 @@ class _Tree:
             return []
         numbers = [name[len(prefix) :] for name in names if name.startswith(prefix)]
         return [f"{folder}/{prefix}{number}" for number in sorted(filter(str.isdecimal, numbers), key=int)]
+
+
+def _cpus_in(text: str) -> Cpus:
+    try:
+        return frozenset(parse_cpus(text))
+    except InvalidCpusError:
+        return frozenset()
 
 
 # ---- partitions
@@ -281,13 +285,12 @@ def _model(tree: _Tree) -> str:
 
 
 def _allowed(tree: _Tree, online: Cpus, given: Iterable[int] | None) -> Cpus:
-    matched = re.search(r"^Cpus_allowed_list:\s*(.*)$", tree.text("proc/self/status"), re.MULTILINE)
-    limits = [
-        frozenset(parse_cpus(matched[1]) if matched else ()) if given is None else frozenset(given),
-        _cpuset(tree),
-    ]
+    """Limits that leave nothing are not believed."""
+    if given is None:
+        listed = re.search(r"^Cpus_allowed_list:(.*)$", tree.text("proc/self/status"), re.MULTILINE)
+        given = _cpus_in(listed[1] if listed else "")
     allowed = online
-    for limit in limits:
+    for limit in (frozenset(given), _cpuset(tree)):
         allowed = (allowed & limit) or allowed
     return allowed
 

@@ -78,8 +78,11 @@ class Plan(NamedTuple):
         return pin(self.place(worker))
 
 
+Which = str | os.PathLike[str] | int | Iterable[int] | Plan
+
+
 def plan(
-    which: str | os.PathLike[str] | Iterable[int] | Plan,
+    which: Which,
     workers: int | None = None,
     *,
     on: Topology | None = None,
@@ -93,15 +96,20 @@ def plan(
     if isinstance(which, Plan):
         return which
     machine = topology() if on is None else on
+    if (given := _list_in(which)) is not None:
+        cpus = _listed(given, machine.online)
+        return Plan(format_cpus(cpus), tuple(frozenset({cpu}) for cpu in cpus))
     if isinstance(which, os.PathLike) or (isinstance(which, str) and which.endswith(".toml")):
         return Plan(os.fspath(which), AffinityProfile.read(which).places_on(machine))
-    if isinstance(which, str) and which in PLANS:
-        wanted = count_workers(machine) if workers is None else workers
-        if wanted < 1:
-            raise ValueError(f"a plan for {wanted} workers; there must be at least 1")
-        return Plan(which, _places(which, wanted, machine))
-    cpus = _listed(which, machine.online)
-    return Plan(format_cpus(cpus), tuple(frozenset({cpu}) for cpu in cpus))
+    if not isinstance(which, str) or which not in PLANS:
+        raise ValueError(
+            f"{which!r} is no plan; choose {', '.join(PLANS)}, a list of CPUs like '0-3,8', or a profile "
+            "ending in .toml"
+        )
+    wanted = count_workers(machine) if workers is None else workers
+    if wanted < 1:
+        raise ValueError(f"a plan for {wanted} workers; there must be at least 1")
+    return Plan(which, _places(which, wanted, machine))
 
 
 def count_workers(on: Topology | None = None) -> int:
@@ -175,14 +183,16 @@ def _in_turns(cpus: list[int], level: int, positions: dict[int, tuple[int, ...]]
 # ---- lists that users give
 
 
+def _list_in(which: Which) -> str | int | Iterable[int] | None:
+    """The list of CPUs that it is; None if it names a plan or a profile."""
+    if isinstance(which, str):
+        return which if which[:1].isdecimal() and not which.endswith(".toml") else None
+    return None if isinstance(which, os.PathLike | Plan) else which
+
+
 def _listed(cpus: str | int | Iterable[int], online: Cpus) -> list[int]:
-    """A list of CPUs that are online, in its order. InvalidCpusError; ValueError for the name of no plan."""
+    """CPUs that are online, in the order given. InvalidCpusError."""
     if isinstance(cpus, str):
-        if not cpus[:1].isdecimal():
-            raise ValueError(
-                f"{cpus!r} is no plan; choose {', '.join(PLANS)}, a list of CPUs like '0-3,8', or a profile "
-                "ending in .toml"
-            )
         listed = parse_cpus(cpus)
     else:
         given = [cpus] if isinstance(cpus, int) else list(cpus)
@@ -199,11 +209,11 @@ def _listed(cpus: str | int | Iterable[int], online: Cpus) -> list[int]:
     return listed
 
 
-def agent_plan(cpus: str | os.PathLike[str] | int | Iterable[int] | Plan, agents: int) -> Plan:
+def agent_plan(cpus: Which, agents: int) -> Plan:
     """What Bus.join(cpus=) means: a list is one place, of other plans each slot of the bus takes one."""
-    if isinstance(cpus, str | os.PathLike | Plan) and not (isinstance(cpus, str) and cpus[:1].isdecimal()):
+    if (given := _list_in(cpus)) is None:
         return plan(cpus, agents)
-    listed = _listed(cpus, online_cpus())
+    listed = _listed(given, online_cpus())
     return Plan(format_cpus(listed), (frozenset(listed),))
 
 

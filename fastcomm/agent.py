@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from _thread import allocate_lock
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastcomm import _handles
@@ -18,7 +18,7 @@ from fastcomm.bus import _InboxView
 from fastcomm.errors import ClosedError, Empty, PeerDiedError, RequestTimeoutError
 
 if TYPE_CHECKING:
-    from fastcomm.affinity import Plan, pinned
+    from fastcomm.affinity import Plan, Which, pinned
     from fastcomm.bus import Bus
 
 __all__ = ["Agent", "AgentStats", "Subscription"]
@@ -93,7 +93,7 @@ class Agent(Port):
         bus: Bus,
         name: str | None,
         codec: Codec | None = None,
-        cpus: str | os.PathLike[str] | int | Iterable[int] | Plan | None = None,
+        cpus: Which | None = None,
         spin_us: int | None = None,
     ) -> None:
         """Use Bus.join()."""
@@ -433,7 +433,7 @@ class Agent(Port):
         return f"<Agent {self.name!r} of {self.bus.name!r}{', closed' if self.closed else ''}>"
 
 
-def _plan_of(cpus: str | os.PathLike[str] | int | Iterable[int] | Plan, agents: int) -> Plan:
+def _plan_of(cpus: Which, agents: int) -> Plan:
     from fastcomm.affinity import agent_plan  # most agents are not pinned
 
     return agent_plan(cpus, agents)

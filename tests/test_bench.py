@@ -326,6 +326,29 @@ class TestTwin:
         assert ring.depth == 0
 
 
+class TestCrowd:
+    @pytest.mark.parametrize("cpus", [[], sorted(os.sched_getaffinity(0))])
+    def test_every_record_of_a_crowd_arrives(self, limits, cpus: list[int]) -> None:  # type: ignore[no-untyped-def]
+        figures = limits.run("crowd", 5, 1000, 100, 256, *cpus)
+        assert 0 < figures["p50"] <= figures["p95"] <= figures["p99"]
+
+    def test_one_agent_has_nobody_to_send_to(self, limits) -> None:  # type: ignore[no-untyped-def]
+        with pytest.raises(subprocess.CalledProcessError) as failed:
+            limits.run("crowd", 1, 1000, 100, 256)
+        assert "it must be 2 to 1000" in failed.value.stderr
+
+
+class TestPinnedContenders:
+    def test_line_says_that_a_contender_pins_itself(self) -> None:
+        from benchlib.contest import Contender, Contest, Setting, run_contest
+        from benchlib.processes import Placement
+
+        one = Contender("ours", "sleeps", lambda: {"": 1.0}, "ours", pinned=True)
+        contest = Contest("made up", "nothing", "us", 64, lambda setting, stack: [one])
+        (line,) = run_contest(contest, Setting(Placement(), quick=True), gate_of(100)).lines
+        assert line.as_json()["pinned"] is True
+
+
 class TestInstructions:
     def recorded(self, **counts: float) -> dict[str, dict[str, float]]:
         return {name: {"instructions": value} for name, value in counts.items()}

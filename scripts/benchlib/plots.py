@@ -33,7 +33,7 @@ def heat_map(path: Path, title: str, cpus: Sequence[int], one_way_ns: Sequence[S
     inches = max(4.0, 0.45 * len(cpus))
     figure, axes = plt.subplots(figsize=(inches + 1.5, inches), layout="constrained")
     cells = [[value or float("nan") for value in row] for row in one_way_ns]  # the diagonal stays blank
-    image = axes.imshow(cells, cmap="viridis_r")
+    image = axes.imshow(cells, cmap="Oranges")
     figure.colorbar(image, label="ns one way, median")
     labels = [str(cpu) for cpu in cpus]
     axes.set_xticks(range(len(cpus)), labels, fontsize=8)

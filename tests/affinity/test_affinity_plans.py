@@ -183,6 +183,15 @@ class TestLists:
         with pytest.raises(ValueError, match=r"'spread' is no plan; choose auto, compact.*\.toml"):
             plan("spread")
 
+    def test_profile_whose_name_begins_with_a_digit_is_no_list(self) -> None:
+        with pytest.raises(AffinityProfileError, match=r"'2nodes\.toml'"):
+            agent_plan("2nodes.toml", 3)
+
+    @pytest.mark.parametrize("which", [None, "", "Auto"])
+    def test_what_is_neither_a_list_nor_a_name_is_no_plan(self, which: Any) -> None:
+        with pytest.raises((ValueError, TypeError), match="no plan"):
+            plan(which)
+
     def test_list_for_an_agent_is_one_place(self) -> None:
         cpu = min(os.sched_getaffinity(0))
         assert agent_plan([cpu], 10).places == agent_plan(str(cpu), 10).places == ({cpu},)
