@@ -1,4 +1,4 @@
-"""Which CPUs agents, workers and threads run on: plans over the machine's topology, and pinning.
+"""PlanLike CPUs agents, workers and threads run on: plans over the machine's topology, and pinning.
 
 A **place** is a set of CPUs that one worker runs on (OpenMP's term). A **plan** cuts the CPUs that this
 process may use into places, in an order: worker k takes place k, and begins again after the last.
@@ -78,15 +78,11 @@ class Plan(NamedTuple):
         return pin(self.place(worker))
 
 
-Which = str | os.PathLike[str] | int | Iterable[int] | Plan
+# The name of a plan, a profile, CPUs, or a plan that was made already.
+PlanLike = str | os.PathLike[str] | int | Iterable[int] | Plan
 
 
-def plan(
-    which: Which,
-    workers: int | None = None,
-    *,
-    on: Topology | None = None,
-) -> Plan:
+def plan(which: PlanLike, workers: int | None = None, *, on: Topology | None = None) -> Plan:
     """Places for `workers` workers (None: count_workers()) by one of the PLANS, a profile, or a list of CPUs.
 
     on: the topology, None for that of this machine. A Plan is returned as it is. InvalidCpusError: a list
@@ -183,7 +179,7 @@ def _in_turns(cpus: list[int], level: int, positions: dict[int, tuple[int, ...]]
 # ---- lists that users give
 
 
-def _list_in(which: Which) -> str | int | Iterable[int] | None:
+def _list_in(which: PlanLike) -> str | int | Iterable[int] | None:
     """The list of CPUs that it is; None if it names a plan or a profile."""
     if isinstance(which, str):
         return which if which[:1].isdecimal() and not which.endswith(".toml") else None
@@ -209,7 +205,7 @@ def _listed(cpus: str | int | Iterable[int], online: Cpus) -> list[int]:
     return listed
 
 
-def agent_plan(cpus: Which, agents: int) -> Plan:
+def agent_plan(cpus: PlanLike, agents: int) -> Plan:
     """What Bus.join(cpus=) means: a list is one place, of other plans each slot of the bus takes one."""
     if (given := _list_in(cpus)) is None:
         return plan(cpus, agents)

@@ -18,7 +18,7 @@ from fastcomm.bus import _InboxView
 from fastcomm.errors import ClosedError, Empty, PeerDiedError, RequestTimeoutError
 
 if TYPE_CHECKING:
-    from fastcomm.affinity import Plan, Which, pinned
+    from fastcomm.affinity import Plan, PlanLike, pinned
     from fastcomm.bus import Bus
 
 __all__ = ["Agent", "AgentStats", "Subscription"]
@@ -93,7 +93,7 @@ class Agent(Port):
         bus: Bus,
         name: str | None,
         codec: Codec | None = None,
-        cpus: Which | None = None,
+        cpus: PlanLike | None = None,
         spin_us: int | None = None,
     ) -> None:
         """Use Bus.join()."""
@@ -387,6 +387,7 @@ class Agent(Port):
         if self.closed:
             return
         self._inbox.close()
+        self._unpin()
         if self._doorbell is not None:
             self._doorbell.close()
         bus, segment = self.bus, self.bus._segment
@@ -399,7 +400,6 @@ class Agent(Port):
                 bus._reap()
                 bus._unlink_if_unused()
             bus._ring_everybody()
-        self._unpin()
         bus._agents.discard(self)
         if self._owns_bus:
             bus.close()
@@ -433,7 +433,7 @@ class Agent(Port):
         return f"<Agent {self.name!r} of {self.bus.name!r}{', closed' if self.closed else ''}>"
 
 
-def _plan_of(cpus: Which, agents: int) -> Plan:
+def _plan_of(cpus: PlanLike, agents: int) -> Plan:
     from fastcomm.affinity import agent_plan  # most agents are not pinned
 
     return agent_plan(cpus, agents)

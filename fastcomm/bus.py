@@ -33,7 +33,7 @@ from fastcomm.segments import entered, segment_path
 
 if TYPE_CHECKING:
     from fastcomm._core.codec import Codec
-    from fastcomm.affinity import Which
+    from fastcomm.affinity import PlanLike
     from fastcomm.agent import Agent
 
 __all__ = ["AgentInfo", "Bus", "connect"]
@@ -339,7 +339,7 @@ class Bus:
         name: str | None = None,
         *,
         codec: Codec | None = None,
-        cpus: Which | None = None,
+        cpus: PlanLike | None = None,
         spin_us: int | None = None,
     ) -> Agent:
         """Become an agent of the bus under that name, 1 to 80 bytes of UTF-8; None: ``pid-N``.
