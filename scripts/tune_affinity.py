@@ -21,8 +21,9 @@ if str(SCRIPTS) not in sys.path:  # with PYTHONSAFEPATH set it is not
 
 from benchlib import matrix, plots, report  # noqa: E402
 from benchlib.method import Gate, Summary  # noqa: E402
+from benchlib.processes import WorkerError  # noqa: E402
 
-from fastcomm import InvalidCpusError  # noqa: E402
+from fastcomm import FastCommError  # noqa: E402
 from fastcomm.affinity import AffinityProfile, Topology, format_cpus, parse_cpus, plan, topology  # noqa: E402
 
 BUILD = SCRIPTS.parent / "build"
@@ -130,7 +131,14 @@ def write(
 def main(arguments: Sequence[str]) -> int:
     try:
         tune(parse(arguments))
-    except (CanNotTune, InvalidCpusError, matrix.NotPinnedError, plots.NoPlotsError) as failed:
+    except (
+        CanNotTune,
+        FastCommError,
+        matrix.NotPinnedError,
+        plots.NoPlotsError,
+        WorkerError,
+        OSError,
+    ) as failed:
         print(f"tune_affinity: {failed}", file=sys.stderr)
         return 2
     return 0

@@ -120,7 +120,7 @@ def tune(options: argparse.Namespace) -> None:
 def main(arguments: Sequence[str]) -> int:
     try:
         tune(parse(arguments))
-    except (plots.NoPlotsError, WorkerError, FastCommError, ValueError) as failed:
+    except (plots.NoPlotsError, WorkerError, FastCommError, ValueError, OSError) as failed:
         print(f"tune_agents: {failed}", file=sys.stderr)
         return 2
     return 0

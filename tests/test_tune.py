@@ -56,6 +56,14 @@ class TestOrders:
         assert (set(order[:8]), set(order[8:16])) == (set(range(8)), set(range(8, 16)))
         assert sorted(order) == list(range(32))
 
+    def test_pairs_may_be_measured_in_either_direction(self) -> None:
+        from benchlib.matrix import nearest_first, orders
+
+        latency, on = between_sockets(range(32)), recorded("two_sockets_smt")
+        turned = {(there, here): value for (here, there), value in latency.items()}
+        assert nearest_first(range(32), turned, on) == nearest_first(range(32), latency, on)
+        assert orders(range(32), turned, on) == orders(range(32), latency, on)
+
     @given(st.lists(st.floats(1, 1000), min_size=28, max_size=28), st.sets(st.integers(0, 7), min_size=2))
     def test_every_order_has_each_measured_cpu_once_and_the_best_is_first(
         self, times: list[float], cpus: set[int]
@@ -121,6 +129,28 @@ class TestTuneAffinity:
         assert tune_affinity.main([*map(str, arguments)]) == 2
         assert text in capsys.readouterr().err
         assert list(tmp_path.iterdir()) == []
+
+    @two_cpus
+    def test_where_pinning_is_forbidden_nothing_is_measured(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        import tune_affinity
+
+        monkeypatch.setenv("FASTCOMM_DISABLE", "affinity")
+        arguments = ["--quick", "--no-png", "--profile", tmp_path / "x.toml", *files(tmp_path)]
+        assert tune_affinity.main([*map(str, arguments)]) == 2
+        assert "can't be measured" in capsys.readouterr().err
+        assert list(tmp_path.iterdir()) == []
+
+    def test_echo_that_fails_ends_the_measurement(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from benchlib import matrix
+        from benchlib.method import Gate
+        from benchlib.processes import WorkerError
+
+        monkeypatch.setattr(matrix, "STUCK_SECONDS", 0.1)
+        effort = matrix.Effort(trips=10, rounds=1)
+        with pytest.raises(WorkerError, match="CPU 60000 is not online"):
+            matrix.measure([min(os.sched_getaffinity(0)), 60000], effort, Gate())
 
     def test_cores_are_measured_by_one_cpu_each(self, tmp_path: Path) -> None:
         import tune_affinity

@@ -11,11 +11,12 @@ from time import perf_counter_ns
 from benchlib.method import Figures, Gate, Summary, interleave, percentile, summarise
 from benchlib.processes import Worker
 from fastcomm import RingBuffer
-from fastcomm.affinity import Topology, pinned, plan
+from fastcomm.affinity import Topology, format_cpus, pinned, plan
 from fastcomm.testing import isolated_name
 
 PAYLOAD = 64
 CAPACITY = 1 << 14
+STUCK_SECONDS = 10.0
 WARM_UP = 0.2  # of the round trips of a block, which don't count
 NOTEWORTHY = 0.97  # a measured order is preferred to a plan if its figure is below that of the plan's
 
@@ -43,17 +44,24 @@ QUICK, FULL = Effort(200, 2), Effort(2000, 7)
 def echo(there: RingBuffer, back: RingBuffer, cpu: int, count: int) -> None:
     with there, back, only_on(cpu):
         for _ in range(count):
-            back.put(there.get())
+            back.put(there.get(STUCK_SECONDS))
 
 
 @contextmanager
 def only_on(cpu: int) -> Iterator[None]:
     with pinned(cpu) as granted:
         if granted != {cpu}:
-            raise NotPinnedError(
-                f"CPUs can't be told apart here: asked for CPU {cpu}, granted {sorted(granted)}"
-            )
+            raise NotPinnedError(f"CPU {cpu} can't be measured: {format_cpus(granted)} was granted instead")
         yield
+
+
+@contextmanager
+def new_ring() -> Iterator[RingBuffer]:
+    with RingBuffer.create(isolated_name(), capacity=CAPACITY) as ring:
+        try:
+            yield ring
+        finally:
+            ring.unlink()
 
 
 def echo_process() -> Callable[..., None]:
@@ -63,20 +71,16 @@ def echo_process() -> Callable[..., None]:
 def one_way_ns(worker: Worker, trips: int, pair: Pair) -> Figures:
     """Half of the median round trip. The rings are made where their first consumer runs."""
     here, there = pair
-    with (
-        only_on(here),
-        RingBuffer.create(isolated_name(), capacity=CAPACITY) as out,
-        RingBuffer.create(isolated_name(), capacity=CAPACITY) as back,
-    ):
+    with only_on(here), new_ring() as out, new_ring() as back:
         worker.start(out, back, there, trips)
         payload, stamps = bytes(PAYLOAD), [perf_counter_ns()]
-        for _ in range(trips):
-            out.put(payload)
-            back.get()
-            stamps.append(perf_counter_ns())
-        worker.result()
-        for ring in (out, back):
-            ring.unlink()
+        try:
+            for _ in range(trips):
+                out.put(payload)
+                back.get(STUCK_SECONDS)
+                stamps.append(perf_counter_ns())
+        finally:
+            worker.result()  # raises what ended the echo, if something did
     times = sorted(later - earlier for earlier, later in pairwise(stamps[int(trips * WARM_UP) :]))
     return {"": percentile(times, 50) / 2}
 
@@ -130,23 +134,21 @@ def nearest_first(cpus: Iterable[int], latency: Mapping[Pair, float], topology: 
 
     Second threads of a core come after all first ones: near they are, but each has half a core.
     """
+    core_of = {cpu: core for core in topology.cores for cpu in core}
     left, taken = sorted(cpus), list[int]()
     while left:
-        fresh = [cpu for cpu in left if not any(share_core(cpu, other, topology) for other in taken)] or left
+        used = {core_of[cpu] for cpu in taken}
+        fresh = [cpu for cpu in left if core_of[cpu] not in used] or left
         if taken:
             chosen = min(
                 fresh, key=lambda cpu: statistics.fmean(between(cpu, other, latency) for other in taken)
             )
         else:
-            apart = [pair for pair in combinations(fresh, 2) if not share_core(*pair, topology)]
-            chosen = min(apart, key=lambda pair: latency[pair])[0] if apart else left[0]
+            apart = [pair for pair in combinations(fresh, 2) if core_of[pair[0]] != core_of[pair[1]]]
+            chosen = min(apart, key=lambda pair: between(*pair, latency))[0] if apart else left[0]
         taken.append(chosen)
         left.remove(chosen)
     return taken
-
-
-def share_core(one: int, other: int, topology: Topology) -> bool:
-    return any({one, other} <= core for core in topology.cores)
 
 
 def between(one: int, other: int, latency: Mapping[Pair, float]) -> float:

@@ -222,6 +222,17 @@ class TestProfile:
         assert places(plan(str(tmp_path / "profile.toml"), on=on)) == ["3", "2", "4", "5", "6"]
         assert plan(tmp_path / "profile.toml", on=on) == plan(str(tmp_path / "profile.toml"), on=on)
 
+    @given(topologies(), st.data())
+    def test_places_cover_exactly_the_allowed_cpus_whatever_was_measured(
+        self, on: Topology, data: st.DataObject
+    ) -> None:
+        order = data.draw(st.permutations(sorted(on.online)))
+        cut = sorted(data.draw(st.sets(st.integers(1, len(order)), min_size=1)))
+        groups = [set(order[first:end]) for first, end in pairwise([0, *cut])]
+        made = self.profile(on, *groups).places_on(on)
+        assert all(made)
+        assert sorted(cpu for place in made for cpu in place) == sorted(on.allowed)
+
     def test_profile_of_another_machine_is_refused_and_names_both(self, tmp_path: Path) -> None:
         self.profile(recorded("hybrid"), {0}).write(tmp_path / "profile.toml")
         with pytest.raises(AffinityProfileError, match=r"Hybrid 8C.*this is 'One Socket 8C.*tune_affinity"):
