@@ -10,10 +10,7 @@ one_way_ns = [[0, 251], [251, 0]]      # from the CPU of the row to that of the 
 
 from __future__ import annotations
 
-import hashlib
 import os
-import tomllib
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastcomm._topology import Topology, format_cpus, parse_cpus
@@ -46,7 +43,7 @@ class AffinityProfile(NamedTuple):
         """As TOML. OSError."""
         rows = ",\n".join(f"    [{', '.join(f'{value:.0f}' for value in row)}]" for row in self.one_way_ns)
         places = ", ".join(f'"{format_cpus(place)}"' for place in self.places)
-        Path(path).write_text(
+        text = (
             "# Written by scripts/tune_affinity.py.\n"
             f"schema = {SCHEMA}\n"
             f"machine = {_quoted(self.machine)}\n"
@@ -55,12 +52,17 @@ class AffinityProfile(NamedTuple):
             f"cpus = [{', '.join(map(str, self.cpus))}]\n"
             f"one_way_ns = [\n{rows},\n]\n"
         )
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> AffinityProfile:
         """AffinityProfileError if the file is missing or is no profile."""
+        import tomllib  # few agents have a profile
+
         try:
-            content = tomllib.loads(Path(path).read_text())
+            with open(path, "rb") as file:
+                content = tomllib.load(file)
         except OSError as failed:
             raise AffinityProfileError(
                 f"no affinity profile can be read from {os.fspath(path)!r}: {failed.strerror}; "
@@ -105,6 +107,8 @@ def describe(topology: Topology) -> str:
 
 def fingerprint(topology: Topology) -> str:
     """Of what a measurement depends on: the processor and who shares what; not the limits of a process."""
+    import hashlib
+
     partitions = (topology.packages, topology.nodes, topology.caches, topology.cores)
     text = repr((topology.model, [[format_cpus(part) for part in parts] for parts in partitions]))
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 from fastcomm.errors import InvalidCpusError
@@ -63,8 +62,8 @@ class Topology(NamedTuple):
         allowed: instead of what ``proc/self/status`` says. What else is missing is left out: a CPU without
         siblings is a core, one without caches shares them with its die, one without a node is on the first.
         """
-        tree = _Tree(Path(root))
-        online = parse_cpus((tree.root / CPUS / "online").read_text())
+        tree = _Tree(os.fspath(root))
+        online = tree.online()
         packages = _group(online, lambda cpu: tree.number(f"{CPUS}/cpu{cpu}/topology/physical_package_id"))
         all_caches = _caches(tree, online)
         return cls(
@@ -110,7 +109,7 @@ def topology() -> Topology:
 def online_cpus() -> Cpus:
     """topology().online, without the rest."""
     try:
-        return frozenset(parse_cpus((Path("/") / CPUS / "online").read_text()))
+        return frozenset(_Tree("/").online())
     except OSError:
         return frozenset(range(_count())) | (_own_affinity() or frozenset())
 
@@ -168,28 +167,34 @@ def format_cpus(cpus: Iterable[int]) -> str:
 class _Tree:
     """Files below a root; one that is missing, unreadable or malformed says nothing."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: str) -> None:
         self.root = root
 
-    def text(self, path: str | Path) -> str:
+    def online(self) -> list[int]:
+        """The one list that must be there: OSError."""
+        with open(os.path.join(self.root, CPUS, "online")) as file:
+            return parse_cpus(file.read())
+
+    def text(self, path: str) -> str:
         try:
-            return (self.root / path).read_text().strip()
+            with open(os.path.join(self.root, path)) as file:
+                return file.read().strip()
         except (OSError, UnicodeDecodeError):
             return ""
 
-    def number(self, path: str | Path) -> int | None:
+    def number(self, path: str) -> int | None:
         try:
             return int(self.text(path))
         except ValueError:
             return None
 
-    def cpus(self, path: str | Path) -> Cpus:
+    def cpus(self, path: str) -> Cpus:
         return _cpus_in(self.text(path))
 
     def numbered(self, folder: str, prefix: str) -> list[str]:
         """Folders ``prefix0``, ``prefix1`` ... in the order of their numbers."""
         try:
-            names = [path.name for path in (self.root / folder).iterdir()]
+            names = os.listdir(os.path.join(self.root, folder))
         except OSError:
             return []
         numbers = [name[len(prefix) :] for name in names if name.startswith(prefix)]
@@ -299,22 +304,22 @@ def _cpuset(tree: _Tree) -> Cpus:
     names = ("cpuset.cpus.effective", "cpuset.effective_cpus", "cpuset.cpus")
     for folder in _control_groups(tree, "cpuset"):
         for name in names:
-            if cpus := tree.cpus(folder / name):
+            if cpus := tree.cpus(f"{folder}/{name}"):
                 return cpus
     return frozenset()
 
 
 def _quota(tree: _Tree) -> float | None:
     """The least that this process's control group and those above it grant."""
-    return min(filter(None, map(_quota_of, _control_group_texts(tree))), default=None)
+    return min(filter(None, map(_quota_of, _quota_texts(tree))), default=None)
 
 
-def _control_group_texts(tree: _Tree) -> Iterator[tuple[str, str]]:
+def _quota_texts(tree: _Tree) -> Iterator[tuple[str, str]]:
     """(quota, period) in microseconds, of version 2 and of version 1."""
     for folder in _control_groups(tree, "cpu"):
-        quota, _, period = tree.text(folder / "cpu.max").partition(" ")
+        quota, _, period = tree.text(f"{folder}/cpu.max").partition(" ")
         yield quota, period
-        yield tree.text(folder / "cpu.cfs_quota_us"), tree.text(folder / "cpu.cfs_period_us")
+        yield tree.text(f"{folder}/cpu.cfs_quota_us"), tree.text(f"{folder}/cpu.cfs_period_us")
 
 
 def _quota_of(texts: tuple[str, str]) -> float | None:
@@ -325,7 +330,7 @@ def _quota_of(texts: tuple[str, str]) -> float | None:
     return None
 
 
-def _control_groups(tree: _Tree, controller: str) -> Iterator[Path]:
+def _control_groups(tree: _Tree, controller: str) -> Iterator[str]:
     """Folders of the process's control groups with that controller, each before the one above it.
 
     A container may see its own group as the root, or the host's path to it while only the group is mounted.
@@ -336,21 +341,21 @@ def _control_groups(tree: _Tree, controller: str) -> Iterator[Path]:
         if not unified and controller not in controllers.split(","):
             continue
         for mounted, place in _mounts(tree, None if unified else controller):
-            inside = _below(path, mounted)
-            folders = [inside, *inside.parents] if inside.parts else [inside]
-            yield from (place / folder for folder in folders)
+            rest = _below(path, mounted)
+            yield f"{place}/{rest}"
+            while rest:
+                rest = rest.rpartition("/")[0]
+                yield f"{place}/{rest}"
 
 
-def _below(path: str, mounted: str) -> Path:
-    """The rest of `path` below `mounted`, if it is there; the mounted folder itself otherwise."""
-    try:
-        rest = Path(path).relative_to(mounted)
-    except ValueError:
-        return Path()
-    return Path() if ".." in rest.parts else rest
+def _below(path: str, mounted: str) -> str:
+    """The rest of `path` below `mounted`, if it is there; nothing, which is the mounted folder, otherwise."""
+    rest = (path + "/").removeprefix(mounted.rstrip("/") + "/").strip("/")
+    inside = (path + "/").startswith(mounted.rstrip("/") + "/") and ".." not in rest.split("/")
+    return rest if inside else ""
 
 
-def _mounts(tree: _Tree, controller: str | None) -> Iterator[tuple[str, Path]]:
+def _mounts(tree: _Tree, controller: str | None) -> Iterator[tuple[str, str]]:
     """(folder of the hierarchy, where it is mounted); `controller` None: of version 2."""
     for line in tree.text("proc/self/mountinfo").splitlines():
         mount, _, filesystem = line.partition(" - ")
@@ -359,4 +364,4 @@ def _mounts(tree: _Tree, controller: str | None) -> Iterator[tuple[str, Path]]:
             continue
         wanted = kind == "cgroup2" if controller is None else kind == "cgroup"
         if wanted and (controller is None or controller in ",".join(options[1:]).split(",")):
-            yield fields[3], Path(fields[4].lstrip("/"))
+            yield fields[3], fields[4].strip("/")

@@ -49,5 +49,10 @@ def test_using_the_codec_does_not_load_the_bus() -> None:
     assert loaded.isdisjoint({"fastcomm.bus", "fastcomm.agent", "fastcomm.rings"})
 
 
+def test_being_pinned_loads_little_more_than_the_bus() -> None:
+    loaded = modules_after("import fastcomm.affinity; fastcomm.affinity.topology()")
+    assert loaded.isdisjoint({"numpy", "psutil", "pathlib", "tomllib", "hashlib", "fastcomm.bus"})
+
+
 def test_errors_are_loaded_by_the_first_use() -> None:
     assert "fastcomm.errors" in modules_after("import fastcomm; fastcomm.Full")
