@@ -9,6 +9,7 @@ import itertools
 import operator
 import os
 import pickle
+import sys
 import types
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -214,17 +215,32 @@ def _write_whole(fd: int, data: bytes) -> None:
 
 
 def _dumps(obj: object) -> bytes:
-    """By the codec where it gives back what pickle would; else a pickle as multiprocessing makes it, which
-    knows how to send connections, locks and the like.
+    """By the codec where it gives back what pickle would, and a Struct by its type id; else a pickle as
+    multiprocessing makes it, which knows how to send connections, locks and the like.
     """
     data = encode_plain(obj)
     if data is not None:
         return data
+    if _has_type_id(obj):
+        message: bytes = obj.pack()
+        return message
     from multiprocessing.reduction import ForkingPickler
 
     buffer = io.BytesIO()
     ForkingPickler(buffer, pickle.HIGHEST_PROTOCOL).dump(obj)
     return buffer.getvalue()
+
+
+def _has_type_id(obj: Any) -> bool:
+    """Whether it is a Struct by whose type id receivers know the class. There is none before its module is
+    loaded, which is not done here.
+    """
+    structs = sys.modules.get("fastcomm._core.struct_base")
+    return (
+        structs is not None
+        and isinstance(obj, structs.StructBase)
+        and structs.registry.get(type(obj).type_id) is type(obj)
+    )
 
 
 def _loads(data: bytes) -> Any:

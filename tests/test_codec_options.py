@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle_codec import oracle_decode
 
-from fastcomm import Codec, CodecPool, DecodeError, EncodeError, Struct, decode, encode
+from fastcomm import Codec, CodecPool, DecodeError, EncodeError, StringTable, Struct, decode, encode
 from fastcomm._core import compression
-from fastcomm.structs import f8
+from fastcomm.structs import f8, u4
 
 KINDS = ["lz4", "zstd"]
 RECORDS = [{"kind": "task", "number": i, "tags": ["a", "b"]} for i in range(500)]
@@ -418,6 +418,11 @@ class Quote(Struct, type_id=0x71C0DEC):
     price: f8
 
 
+class OtherQuote(Struct, type_id=0x71C0DEC, registry=None):
+    symbol: str
+    size: u4
+
+
 class Nameless(Struct):
     price: f8
 
@@ -433,10 +438,40 @@ def test_a_struct_is_sent_with_the_type_id_of_its_class():
 
 
 def test_a_struct_in_the_place_of_another_is_a_decode_error():
-    message = encode(Quote("A", 1.5))
+    message = encode([Quote("A", 1.5)])
     with pytest.raises(DecodeError, match="for which no class is known"):
         decode(message.replace(b"\xfd\xec", b"\xfd\xed"))
     with pytest.raises(DecodeError):
         decode(message[:-1])
-    with pytest.raises(DecodeError, match="the message of a Struct"):
-        decode(Quote("A", 1.5).pack())
+
+
+@pytest.mark.parametrize("codec", [Codec(), Codec(strings=StringTable()), Codec(types=[Colour])])
+def test_a_struct_alone_is_its_own_message(codec):
+    quote = Quote("A", 1.5)
+    assert codec.encode(quote) == encode(quote) == quote.pack()
+    assert codec.decode(quote.pack()) == decode(quote.pack()) == quote
+    buffer = bytearray(100)
+    length = codec.encode_into(quote, buffer, 4)
+    assert Quote.view(buffer, 4).price == decode(buffer[4 : 4 + length]).price == 1.5
+
+
+def test_a_struct_alone_needs_a_type_id_and_values_that_fit():
+    with pytest.raises(EncodeError, match=r"the value at \$ is a Struct of the class 'Nameless'"):
+        encode(Nameless(1.0))
+    with pytest.raises(EncodeError, match="symbol"):
+        encode(Quote(7, 1.0))
+
+
+def test_a_struct_alone_of_an_unknown_class_or_another_layout_is_a_decode_error():
+    with pytest.raises(DecodeError, match="type id 119279085, for which no class is known"):
+        decode(Quote("A", 1.5).pack().replace(b"\xec\x0d", b"\xed\x0d"))
+    with pytest.raises(DecodeError, match="another layout under type id .*u4.*price: f8"):
+        decode(OtherQuote("A", 7).pack())
+
+
+def test_a_large_struct_alone_is_compressed_as_other_messages():
+    pytest.importorskip("lz4")
+    quote = Quote("A" * 10_000, 1.5)
+    message = Codec(compression="lz4").encode(quote)
+    assert len(message) < 1000
+    assert decode(message) == quote

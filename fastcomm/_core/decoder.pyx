@@ -11,13 +11,13 @@ from fastcomm._core.capi cimport (
     raise_pending,
 )
 from fastcomm._core.input cimport (
-    A_STRUCT, BAD_ENTRY, BAD_FLAGS, BAD_REFERENCE, BAD_SIZE, BAD_TAG, BAD_TEXT, BAD_VALUE, BAD_VERSION,
-    BAD_WORD, DUPLICATE_KEY, has, KEY_SLOTS, NOT_A_MESSAGE, OTHER_TABLE, PENDING, Reader, SCRIPT_SLOTS,
+    BAD_ENTRY, BAD_FLAGS, BAD_REFERENCE, BAD_SIZE, BAD_TAG, BAD_TEXT, BAD_VALUE, BAD_VERSION,
+    BAD_WORD, DUPLICATE_KEY, has, KEY_SLOTS, NOT_A_MESSAGE, OTHER_TABLE, PENDING, pending, Reader, SCRIPT_SLOTS,
     stop, take_size, TOO_DEEP, TOO_LARGE, TOO_MANY, TRAILING, TRUNCATED, UNHASHABLE,
 )
 from fastcomm._core.reader cimport take_value
 from fastcomm._core.wire cimport (
-    HEADER, IS_LZ4, IS_STRUCT, IS_ZSTD, MAGIC, MAX_DEPTH, NO_LIMIT, VERSION, WITH_TABLE,
+    HEADER, IS_LZ4, IS_STRUCT, IS_ZSTD, MAGIC, MAX_DEPTH, NO_LIMIT, set_error, VERSION, WITH_TABLE,
 )
 from fastcomm._core.words cimport FC_WORDS
 
@@ -26,6 +26,8 @@ from fastcomm.errors import DecodeError
 cdef enum:
     MAX_DECOMPRESSED = 16 << 20
 
+
+cdef object unpack = None       # of Structs: their modules are loaded by the first message of one
 
 cdef int take_header(Reader* reader) noexcept:
     """The second byte, flags and version; -1 if this is no message that can be read here."""
@@ -49,6 +51,8 @@ cdef PyObject* take_message(Reader* reader, int head) noexcept:
     """What follows the header."""
     cdef PyObject* result
     if head != VERSION and not take_flags(reader, head & 0xF0):
+    if head == VERSION | IS_STRUCT:
+        return take_struct_alone(reader)
         return NULL
     reader.header = reader.p - reader.start
     result = take_value(reader)
@@ -59,11 +63,22 @@ cdef PyObject* take_message(Reader* reader, int head) noexcept:
 
 
 cdef bint take_flags(Reader* reader, int flags) noexcept:
+cdef PyObject* take_struct_alone(Reader* reader) noexcept:
+    """The message of a Struct, which is the whole one, as an instance of the class with its type id."""
+    global unpack
+    try:
+        if unpack is None:
+            from fastcomm._core import struct_base
+            unpack = struct_base.unpack
+        value = unpack((<const char*> reader.start)[:reader.end - reader.start])
+        return Py_NewRef(<PyObject*> value)
+    except BaseException as error:
+        set_error(error)
+        return pending(reader)
+
+
     """Of a message that is not compressed."""
     cdef uint32_t id
-    if flags == IS_STRUCT:
-        stop(reader, A_STRUCT, reader.start + 1, 0)
-        return False
     if flags != WITH_TABLE:
         stop(reader, BAD_FLAGS, reader.start + 1, flags >> 4)
         return False
@@ -124,8 +139,6 @@ cdef str header_fault_text(int why, Py_ssize_t number):
         return f"not a fastcomm message: the first byte is 0x{number:02X}, not 0x{MAGIC:02X}"
     if why == BAD_VERSION:
         return f"format version {number} is unknown; this build reads version {VERSION}"
-    if why == A_STRUCT:
-        return "the message of a Struct; unpack it by its class"
     if why == OTHER_TABLE:
         return f"written with the string table {number:#010x}, which this codec was not given"
     if why == TOO_LARGE:

@@ -37,6 +37,10 @@ _PLAIN_KINDS = "biufcmMSUV"
 _DAY = struct.Struct("<HBB")
 _CLOCK = struct.Struct("<BBBBI")     # hour, minute, second, fold, microsecond
 _SPAN = struct.Struct("<iII")        # days, seconds, microseconds
+_TYPE_ID = slice(4, 8)              # in the message of a Struct
+_NO_TYPE_ID = bytes(4)
+
+cdef object encode_struct = None    # of the module that a Struct's class has loaded
 
 
 class Unfit(ValueError):
@@ -146,6 +150,14 @@ cdef object spec_of(object dtype):
     return spec
 
 
+def _reduce_struct(obj):
+    message = encode_struct(obj)
+    number = message[_TYPE_ID]
+    if number == _NO_TYPE_ID:
+        raise Unfit(f"is a Struct of the class {type(obj).__qualname__!r}, which has no type_id; give it one")
+    return STRUCT, number, (message,), None
+
+
 _STANDARD = {
     ("datetime", "date"): _reduce_date,
     ("datetime", "time"): _reduce_time,
@@ -168,9 +180,12 @@ cdef object reducer_of(object kind):
         module = kind.__module__
         reducer = _STANDARD.get((module, kind.__qualname__))
         if reducer is None:
-            if module != "numpy" or not is_scalar_type(kind):
+            if module == "numpy" and is_scalar_type(kind):
+                reducer = _reduce_scalar
+            elif is_struct_type(kind):
+                reducer = _reduce_struct
+            else:
                 return None
-            reducer = _reduce_scalar
         elif getattr(sys.modules.get(module), kind.__name__, None) is not kind:
             return None
         _REDUCERS[kind] = reducer
@@ -180,6 +195,15 @@ cdef object reducer_of(object kind):
 cdef bint is_scalar_type(object kind):
     numpy = sys.modules.get("numpy")
     return numpy is not None and issubclass(kind, numpy.generic) and kind is not numpy.object_
+
+
+cdef bint is_struct_type(object kind):
+    global encode_struct
+    structs = sys.modules.get("fastcomm._core.struct_base")
+    if structs is None or not issubclass(kind, structs.StructBase):
+        return False
+    encode_struct = structs.encode_struct
+    return True
 
 
 # ---- and back
@@ -393,9 +417,6 @@ cdef class TypeTable:
         known = self.names.get(kind)
         if known is not None:
             return reduce_registered(obj, known)
-        structs = sys.modules.get("fastcomm._core.struct_base")
-        if structs is not None and isinstance(obj, structs.StructBase):
-            return reduce_struct(structs, obj)
         if self.pickles:
             import pickle
             try:
@@ -457,13 +478,6 @@ cdef object reduce_registered(object obj, tuple known):
         return tag, b"", (name, {field: getattr(obj, field) for field in fields}), None
     except AttributeError as error:
         raise Unfit(f"has a field without a value: {error}") from error
-
-
-cdef object reduce_struct(object structs, object obj):
-    number = type(obj).type_id
-    if not number:
-        raise Unfit(f"is a Struct of the class {type(obj).__qualname__!r}, which has no type_id; give it one")
-    return STRUCT, number.to_bytes(4, "little"), (structs.encode_struct(obj),), None
 
 
 cdef object restore_struct(int64_t number, bytes message):

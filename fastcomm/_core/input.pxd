@@ -48,7 +48,6 @@ cdef enum Why:
     NOT_A_MESSAGE
     BAD_VERSION
     BAD_FLAGS
-    A_STRUCT
     OTHER_TABLE
     TOO_LARGE
 

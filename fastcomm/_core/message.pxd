@@ -15,7 +15,8 @@ cdef class Message:
     cdef readonly str sender
     cdef readonly uint64_t sequence
     cdef readonly int64_t sent_ns
-    cdef object payload
+    cdef readonly bytes payload
+    cdef object value              # of the data, once it is decoded
     cdef Codec codec
     cdef bint encoded
 

@@ -31,7 +31,9 @@ cdef class Message:
     """What an agent received.
 
     subject (str); data (decoded by its agent's codec when first asked for: DecodeError if a peer sent what
-    can't be decoded);
+    can't be decoded, a Struct of a class that this process does not have, say); payload, the bytes that
+    travelled: what encode() made of the data, or the data if that is bytes, so ``Quote.view(message.payload)``
+    reads one field of a Struct and decodes nothing;
     sender, the name of the agent; sequence, the number of the message among its sender's; sent_ns,
     CLOCK_MONOTONIC nanoseconds when it was sent, as time.monotonic_ns() gives in every process of the host. A
     message is private memory: it outlives its sender and the bus.
@@ -42,14 +44,12 @@ cdef class Message:
 
     @property
     def data(self):
-        cdef bytes payload
         if self.encoded:
-            payload = self.payload
-            self.payload = self.codec.c_decode(
-                <const uint8_t *>PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload)
+            self.value = self.codec.c_decode(
+                <const uint8_t *>PyBytes_AS_STRING(self.payload), PyBytes_GET_SIZE(self.payload)
             )
             self.encoded = False
-        return self.payload
+        return self.value
 
     def __repr__(self):
         shown = repr(self.data)
@@ -128,6 +128,7 @@ cdef class Receiver:
         message.subject = self.last_subject.decode(at, envelope.subject_length)
         at += envelope.subject_length
         message.payload = PyBytes_FromStringAndSize(at, length)
+        message.value = message.payload
         message.encoded = envelope.data_kind == FC_DATA_ENCODED
         message.sequence = envelope.sequence
         message.sent_ns = envelope.sent_ns

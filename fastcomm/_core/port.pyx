@@ -275,8 +275,9 @@ cdef class Port(Receiver):
         """Send `data` to every agent that subscribed to a pattern matching `subject`; returns how many it
         reached.
 
-        `data`: bytes-like or anything that encode() takes. When it returns the message is committed in each
-        of these inboxes: it survives this process, arrives once, in the order of this publisher's messages.
+        `data`: bytes, which travel as they are, or anything that encode() takes; a Struct is sent with its
+        type id. When it returns the message is committed in each of these inboxes: it survives this process,
+        arrives once, in the order of this publisher's messages.
         0: nobody subscribed. If inboxes are full it delivers to the others first, then waits for room, at
         most `timeout` seconds (None: for ever), and raises Full(delivered, missing) naming whom it waits for.
         An agent that dies meanwhile no longer counts. InvalidSubjectError, EncodeError, MessageTooLargeError

@@ -31,7 +31,7 @@ from fastcomm._core.wire cimport (
     ARRAY, BIG_INT, BYTEARRAY, BYTES, DICT, ENUM, FALSE, FLOAT, FROZENSET, HEADER, INT, LIST, MAGIC,
     MAX_DEPTH, NAMEDTUPLE, NEGATIVE, NONE, SET, set_error, SHORT_BYTES, SHORT_BYTES_MAX, SHORT_DICT,
     SHORT_DICT_MAX, SHORT_LIST, SHORT_LIST_MAX, SHORT_STR, SHORT_STR_MAX, SHORT_TUPLE, SHORT_TUPLE_MAX,
-    SMALL_INT, STR, TINY_NEGATIVE, TRUE, TUPLE, VERSION, WITH_TABLE,
+    SMALL_INT, STR, STRUCT, TINY_NEGATIVE, TRUE, TUPLE, VERSION, WITH_TABLE,
 )
 
 cdef enum:
@@ -419,8 +419,10 @@ cdef uint8_t* put_extended(Writer* writer, uint8_t* p, PyObject* obj, int depth)
         if type(reduced) is str:
             return refuse_unfit(writer, obj, reduced)
         tag = reduced[0]
-        p = put_fixed(writer, p, tag, reduced[1])
         content = reduced[2]
+        if tag == STRUCT and p - writer.start == writer.header:
+            return put_struct_alone(writer, content[0])
+        p = put_fixed(writer, p, tag, reduced[1])
         data = reduced[3]
     except BaseException as error:
         return fail(writer, error)
@@ -434,6 +436,16 @@ cdef uint8_t* put_extended(Writer* writer, uint8_t* p, PyObject* obj, int depth)
         else:
             p = put(writer, p, value, depth)
     return p if p == NULL or tag != ARRAY else put_array_data(writer, p, <PyObject*> data)
+
+
+cdef uint8_t* put_struct_alone(Writer* writer, bytes message) noexcept:
+    """A Struct that is in no other value: its message, which has a header of its own, is the whole."""
+    cdef Py_ssize_t length = PyBytes_GET_SIZE(<PyObject*> message)
+    cdef uint8_t* p = room(writer, writer.start, length)
+    if p == NULL:
+        return NULL
+    memcpy(p, PyBytes_AS_STRING(<PyObject*> message), length)
+    return p + length
 
 
 cdef uint8_t* put_name(Writer* writer, uint8_t* p, PyObject* name) noexcept:

@@ -19,9 +19,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from peers import Peer, PeerError
 
 import fastcomm
-from fastcomm import Empty, Full, JoinableQueue, Queue, ShutDown, SimpleQueue
+from fastcomm import Empty, Full, JoinableQueue, Queue, ShutDown, SimpleQueue, Struct
 from fastcomm.errors import ClosedError, SegmentExistsError, SegmentNotFoundError, ShmFullError
 from fastcomm.queue import _dumps
+from fastcomm.structs import u4
 
 START_METHODS = ("fork", "spawn", "forkserver")
 SETUP = "import os, signal, threading, time\nimport fastcomm\nfrom fastcomm.errors import *\n"
@@ -726,3 +727,77 @@ def test_an_object_that_holds_itself_comes_back(name):
         queue.put(value)
         found = queue.get(timeout=10)
     assert found["list"][0] is found
+
+
+def test_what_the_codec_sent_is_never_unpickled(name, monkeypatch):
+    def refuse(data):
+        raise AssertionError(f"{data!r} was unpickled")
+
+    values = [*BY_CODEC, Tick(3), pickle.dumps(1)]  # the last is bytes, and stays that
+    with fastcomm.Queue(name=name) as queue:
+        queue.put_many([*values, 1j])
+        monkeypatch.setattr("pickle.loads", refuse)
+        assert [queue.get(timeout=10) for _ in values] == values
+        with pytest.raises(AssertionError, match="was unpickled"):
+            queue.get(timeout=10)
+
+
+class Tick(Struct, type_id=7101):
+    number: u4
+    label: str = ""
+
+
+class Nameless(Struct):
+    number: u4
+
+
+class Apart(Struct, type_id=7101, registry=None):
+    number: u4
+
+
+TICK_THERE = """
+from fastcomm import Struct
+from fastcomm.structs import u4
+class Tick(Struct, type_id=7101):
+    number: u4
+    label: str = ""
+    more: u4 = 5
+"""
+
+
+class TestStructs:
+    def test_one_with_a_type_id_is_sent_as_its_message(self) -> None:
+        assert _dumps(Tick(3, "x")) == Tick(3, "x").pack()
+        assert [_dumps(value)[0] for value in (Nameless(1), Apart(1), [Tick(3)])] == [0x80] * 3
+
+    @pytest.mark.parametrize("value", [Tick(3, "x"), Nameless(1), Apart(1), [Tick(3)]], ids=repr)
+    def test_all_come_back(self, value: object, name: str) -> None:
+        with fastcomm.Queue(name=name) as queue:
+            queue.put(value)
+            queue.put_many([value, value])
+            found = [queue.get(timeout=10) for _ in range(3)]
+        assert found == [value] * 3
+        assert type(found[0]) is type(value)
+
+    def test_the_class_is_that_of_the_process_that_reads(self, name: str) -> None:
+        with fastcomm.Queue(name=name) as queue, peer(name, "Queue") as other:
+            other.do(TICK_THERE)
+            queue.put(Tick(3, "x"))
+            assert other.do("t = q.get(timeout=60)") is None
+            assert other.do("type(t) is Tick and (t.number, t.label, t.more)") == (3, "x", 5)
+            other.end()
+
+    def test_an_unknown_one_is_a_decode_error_and_is_gone(self, name: str) -> None:
+        with fastcomm.Queue(name=name) as queue, peer(name, "Queue") as other:
+            queue.put(Tick(3, "x"))
+            queue.put("next")
+            with pytest.raises(PeerError, match="DecodeError: a Struct with type id 7101"):
+                other.do("q.get(timeout=60)")
+            assert other.do("q.get(timeout=60)") == "next"
+            other.end()
+
+    def test_a_value_that_does_not_fit_is_an_encode_error_in_put(self, name: str) -> None:
+        with fastcomm.Queue(name=name) as queue:
+            with pytest.raises(fastcomm.EncodeError, match="number"):
+                queue.put(Tick(-1))
+            assert queue.empty()

@@ -10,7 +10,7 @@ from fastcomm.structs import f4, u2
 
 TEXT = (Path(__file__).resolve().parent.parent.parent / "docs" / "struct.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", TEXT, re.S | re.M)
-PROGRAM = next(text for language, text in BLOCKS if language == "python")
+PROGRAM = "\n".join(text for language, text in BLOCKS if language == "python")
 PLAIN = [text for language, text in BLOCKS if not language]
 
 
