@@ -113,7 +113,8 @@ class Agent(Port):
             bus._subscriptions,
             self.name,
             MAX_PENDING,
-            Codec() if codec is None else codec,
+            Codec(strings=bus._strings) if codec is None else codec,
+            bus._strings,
         )
         bus._agents.add(self)
         _handles.track(self)

@@ -16,9 +16,11 @@ from fastcomm._core.segment import (
     PARTICIPANT_BYTES,
     SECTION_AGENTS,
     SECTION_INBOXES,
+    SECTION_STRINGS,
     SECTION_SUBSCRIPTIONS,
     Segment,
 )
+from fastcomm._core.strings import StringTable
 from fastcomm._core.tables import AGENT_BYTES, MAX_AGENT_NAME, AgentTable, SubscriptionTable
 from fastcomm._core.wait import Doorbells
 from fastcomm.errors import (
@@ -39,6 +41,9 @@ if TYPE_CHECKING:
 __all__ = ["AgentInfo", "Bus", "connect"]
 
 DEFAULT_MAX_AGENTS = 128
+DEFAULT_MAX_STRINGS = 1000
+LIMITS = ("max_agents", "inbox_bytes", "max_subscriptions", "max_strings")  # that a user may give
+STRING_BYTES = 28  # of text, on average; with the place of its end 32
 DEFAULT_INBOX_BYTES = 32768
 MIN_INBOX_BYTES = 4096
 MAX_INBOX_BYTES = 1 << 30
@@ -69,6 +74,7 @@ class _Limits(NamedTuple):
     cells: int
     stride: int
     max_subscriptions: int
+    max_strings: int
 
 
 class Bus:
@@ -81,7 +87,7 @@ class Bus:
 
     name: str
     _path: str
-    _asked: tuple[int | None, int | None, int | None]
+    _asked: tuple[int | None, int | None, int | None, int | None]
     _wanted: _Limits
     _mode: int
     _create: bool
@@ -101,6 +107,7 @@ class Bus:
         max_agents: int | None = None,
         inbox_bytes: int | None = None,
         max_subscriptions: int | None = None,
+        max_strings: int | None = None,
         mode: int = 0o600,
         directory: str | os.PathLike[str] | None = None,
         uid: int | None = None,
@@ -110,7 +117,8 @@ class Bus:
         max_agents: 128 unless said, up to 4,094. inbox_bytes: shared memory for each inbox with its control
         words, 32,768 unless said, rounded up to a power of two; what an agent has not received yet takes its
         room, and a message at most a quarter of it, 4 MiB at most. max_subscriptions: of all agents, 16 for
-        each unless said. BusMismatchError if a bus that is in use has other limits than those given. A bus
+        each unless said. max_strings: of the table that agents share (see `strings`), 1,000 unless said, 32
+        bytes each. BusMismatchError if a bus that is in use has other limits than those given. A bus
         whose agents are all dead is taken over. mode: of the file, 0o660 to share it with a group; directory:
         another tmpfs than /dev/shm or FASTCOMM_DIR; uid: of the bus's creator, if that is another user.
         ShmFullError: the tables' pages are reserved now, an inbox's when its agent joins.
@@ -118,7 +126,7 @@ class Bus:
         self = cls()
         self.name = name
         self._path = segment_path(name, directory, uid)
-        self._asked = (max_agents, inbox_bytes, max_subscriptions)
+        self._asked = (max_agents, inbox_bytes, max_subscriptions, max_strings)
         self._wanted = _limits(*self._asked)
         self._mode = mode
         self._create = create
@@ -134,9 +142,9 @@ class Bus:
                 self._path, name=self.name, kind=KIND_BUS, plan=plan, mode=self._mode
             )
             with entered(segment):
-                if created:
-                    segment.publish()
                 self._bind(segment)
+                if created:
+                    segment.publish()  # after the string table was begun
                 if created or self._take_over():
                     return
             segment.close()
@@ -144,10 +152,11 @@ class Bus:
     def _bind(self, segment: Segment) -> None:
         """Find the parts of the segment; CorruptSegmentError if its parameters don't fit its sections."""
         self._segment = segment
-        self._limits = limits = _Limits(*segment.parameters[:4])
+        self._limits = limits = _Limits(*segment.parameters[:5])
         offset, size = segment.section(SECTION_INBOXES)
         agents = segment.section(SECTION_AGENTS)
         subscriptions = segment.section(SECTION_SUBSCRIPTIONS)
+        strings = segment.section(SECTION_STRINGS)
         if (
             limits.max_agents != segment.max_participants
             or not 16 <= limits.cells <= 1 << 26
@@ -155,6 +164,8 @@ class Bus:
             or agents[1] < limits.max_agents * AGENT_BYTES
             or not 1 <= limits.max_subscriptions <= 1 << 24
             or subscriptions[1] < SubscriptionTable.bytes_needed(limits.max_subscriptions)
+            or not 1 <= limits.max_strings <= 1 << 20
+            or strings[1] < _string_table_bytes(limits.max_strings)
         ):
             raise CorruptSegmentError(
                 f"the parameters of the bus {self.name!r} ({limits}) contradict its sections; unlink it"
@@ -164,6 +175,12 @@ class Bus:
         self._subscriptions = SubscriptionTable(
             segment.memory(subscriptions[0], SubscriptionTable.bytes_needed(limits.max_subscriptions))
         )
+        self._strings = StringTable(
+            limits.max_strings,
+            STRING_BYTES * limits.max_strings,
+            memory=segment.memory(*strings),
+            gate=segment,
+        )
 
     def _take_over(self) -> bool:
         """Under the gate of a bus that was there.
@@ -171,7 +188,7 @@ class Bus:
         False: it was removed, since all its agents are dead and it has other limits.
         """
         self._repair_and_reap()
-        asked = dict(zip(("max_agents", "inbox_bytes", "max_subscriptions"), self._asked, strict=True))
+        asked = dict(zip(LIMITS, self._asked, strict=True))
         have = self._limits
         differing = [
             f"{key} is {actual}, not {asked[key]}"
@@ -179,6 +196,7 @@ class Bus:
                 ("max_agents", have.max_agents, self._wanted.max_agents),
                 ("inbox_bytes", have.stride, self._wanted.stride),
                 ("max_subscriptions", have.max_subscriptions, self._wanted.max_subscriptions),
+                ("max_strings", have.max_strings, self._wanted.max_strings),
             )
             if asked[key] is not None and actual != wanted
         ]
@@ -346,6 +364,7 @@ class Bus:
 
         codec: encodes what the agent publishes and decodes what it receives, but for bytes, which travel as
         they are; agents that send each other more than fastcomm.encode takes need codecs with the same types.
+        None: ``Codec(strings=self.strings)``.
         cpus: pins the calling thread until the agent is closed: to CPUs (``3``, ``[2, 3]``, ``"2-3"``), or to
         the place of the agent's slot in a plan (``"scatter"``, ``"x.toml"``, a Plan; docs/affinity.md), which
         is made for `max_agents` workers. The inbox is laid out after that, near to those CPUs.
@@ -399,6 +418,16 @@ class Bus:
             inbox.depth,
             inbox.capacity,
         )
+
+    @property
+    def strings(self) -> StringTable:
+        """The table of strings that the agents of the bus share, in its segment.
+
+        An agent without a codec of its own learns the keys that it sends again into it, and names them by
+        number; ``join(codec=Codec(..., strings=bus.strings))`` does so with other options. Every agent of the
+        bus reads such messages, whatever its codec; others can't. A bus that is made anew has another table.
+        """
+        return self._strings
 
     @property
     def path(self) -> str:
@@ -498,8 +527,8 @@ def connect(bus: str, name: str | None = None, **join_options: Any) -> Agent:
 def _open_path(name: str, path: str) -> Bus:
     """Unpickle: the same file, whatever FASTCOMM_DIR says here."""
     bus = Bus()
-    bus.name, bus._path, bus._asked = name, path, (None, None, None)
-    bus._wanted, bus._mode, bus._create = _limits(None, None, None), 0o600, False
+    bus.name, bus._path, bus._asked = name, path, (None, None, None, None)
+    bus._wanted, bus._mode, bus._create = _limits(None, None, None, None), 0o600, False
     bus._open()
     return bus
 
@@ -524,29 +553,35 @@ def _agent_name(name: str | None, taken: dict[str, int]) -> str:
     return name
 
 
-def _limits(max_agents: int | None, inbox_bytes: int | None, max_subscriptions: int | None) -> _Limits:
+def _limits(
+    max_agents: int | None, inbox_bytes: int | None, max_subscriptions: int | None, max_strings: int | None
+) -> _Limits:
     agents = DEFAULT_MAX_AGENTS if max_agents is None else max_agents
     inbox = DEFAULT_INBOX_BYTES if inbox_bytes is None else inbox_bytes
     subscriptions = 16 * agents if max_subscriptions is None else max_subscriptions
+    strings = DEFAULT_MAX_STRINGS if max_strings is None else max_strings
     if not 1 <= agents <= MAX_PARTICIPANTS:
         raise ValueError(f"max_agents is {agents}; it must be 1 to {MAX_PARTICIPANTS}")
     if not MIN_INBOX_BYTES <= inbox <= MAX_INBOX_BYTES:
         raise ValueError(f"inbox_bytes is {inbox}; it must be {MIN_INBOX_BYTES} to {MAX_INBOX_BYTES}")
     if not 1 <= subscriptions <= 1 << 24:
         raise ValueError(f"max_subscriptions is {subscriptions}; it must be 1 to {1 << 24}")
+    if not 1 <= strings <= 1 << 20:
+        raise ValueError(f"max_strings is {strings}; it must be 1 to {1 << 20}")
     rounded = 1 << (inbox - 1).bit_length()
     cells = 16
     while Ring.bytes_needed(cells * 2) <= rounded:
         cells *= 2
-    return _Limits(agents, cells, _pages(Ring.bytes_needed(cells)), subscriptions)
+    return _Limits(agents, cells, _pages(Ring.bytes_needed(cells)), subscriptions, strings)
 
 
 def _plan(limits: _Limits) -> tuple[int, list[tuple[int, int]], int, list[int]]:
-    """Header page, participants, agents, subscriptions; then the inboxes, reserved as agents join."""
+    """Header page, participants, agents, subscriptions, strings; then the inboxes, reserved at a join."""
     sizes = (
         limits.max_agents * PARTICIPANT_BYTES,
         limits.max_agents * AGENT_BYTES,
         SubscriptionTable.bytes_needed(limits.max_subscriptions),
+        _string_table_bytes(limits.max_strings),
         limits.max_agents * limits.stride,
     )
     sections, offset = [], PAGE
@@ -554,6 +589,10 @@ def _plan(limits: _Limits) -> tuple[int, list[tuple[int, int]], int, list[int]]:
         sections.append((offset, size))
         offset += size
     return limits.max_agents, sections, sections[-1][0], list(limits)
+
+
+def _string_table_bytes(max_strings: int) -> int:
+    return StringTable.nbytes(max_strings, STRING_BYTES * max_strings)
 
 
 def _pages(size: int) -> int:

@@ -214,7 +214,7 @@ def _write_whole(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
-def _dumps(obj: object) -> bytes:
+def _dumps(obj: Any) -> bytes:
     """By the codec where it gives back what pickle would, and a Struct by its type id; else a pickle as
     multiprocessing makes it, which knows how to send connections, locks and the like.
     """

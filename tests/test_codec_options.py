@@ -465,7 +465,7 @@ def test_a_struct_alone_needs_a_type_id_and_values_that_fit():
 def test_a_struct_alone_of_an_unknown_class_or_another_layout_is_a_decode_error():
     with pytest.raises(DecodeError, match="type id 119279085, for which no class is known"):
         decode(Quote("A", 1.5).pack().replace(b"\xec\x0d", b"\xed\x0d"))
-    with pytest.raises(DecodeError, match="another layout under type id .*u4.*price: f8"):
+    with pytest.raises(DecodeError, match=r"another layout under type id .*u4.*price: f8"):
         decode(OtherQuote("A", 7).pack())
 
 

@@ -135,15 +135,17 @@ def test_memory_that_holds_no_table_is_refused(at, number, text):
     StringTable(10, 100, memory=memory).learn("abc")
     memory[at : at + 4] = number.to_bytes(4, "little")
     with pytest.raises(CorruptSegmentError, match=text):
-        StringTable(10, 100, memory=memory)
+        len(StringTable(10, 100, memory=memory))
 
 
 def test_an_entry_beyond_the_text_is_refused():
     memory = bytearray(StringTable.nbytes(10, 100))
     StringTable(10, 100, memory=memory).learn("abc")
     memory[128:132] = (10**9).to_bytes(4, "little")
+    table = StringTable(10, 100, memory=memory)
     with pytest.raises(CorruptSegmentError, match="at 0 to 1000000000 of 100"):
-        StringTable(10, 100, memory=memory)
+        table.refresh()
+    assert (table.learn("def"), table.refused) == (-1, 1)
 
 
 @pytest.mark.parametrize(("strings", "size"), [(0, 10), (10, 0), (2**21, 10), (10, 2**29)])

@@ -5,6 +5,7 @@ from libc.stdint cimport uint8_t, uint64_t
 
 from fastcomm._core.decoder cimport Decoder, c_decode
 from fastcomm._core.encoder cimport Encoder
+from fastcomm._core.strings cimport StringTable
 
 
 @cython.final
@@ -21,7 +22,8 @@ cdef class Codec:
 
     # The bytes stay valid until the next call on this codec.
     cdef const uint8_t* c_encode(self, object obj, Py_ssize_t* length) except NULL
-    cdef object c_decode(self, const uint8_t* data, Py_ssize_t length)
+    # `shared`: a string table of the channel that the message came by, or None.
+    cdef object c_decode(self, const uint8_t* data, Py_ssize_t length, StringTable shared)
     cdef bytes shrunk(self, const uint8_t* data, Py_ssize_t length)
     cdef object type_table(self)
     cdef int use_types(self, object types) except -1

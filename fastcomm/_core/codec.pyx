@@ -132,7 +132,7 @@ cdef class Codec:
         """The value of the one message that fills `buffer`; as fastcomm.decode, with the types, strings and
         limits of this codec.
         """
-        return self.decoder.message(buffer, copy)
+        return self.decoder.message(buffer, copy, None)
 
     cdef const uint8_t* c_encode(self, object obj, Py_ssize_t* length) except NULL:
         cdef const uint8_t* data = self.encoder.c_encode(obj, length)
@@ -149,8 +149,8 @@ cdef class Codec:
         self.check_size(length[0])
         return data
 
-    cdef object c_decode(self, const uint8_t* data, Py_ssize_t length):
-        return self.decoder.span(data, length, NULL)
+    cdef object c_decode(self, const uint8_t* data, Py_ssize_t length, StringTable shared):
+        return self.decoder.span(data, length, NULL, shared)
 
     cdef int check_size(self, Py_ssize_t length) except -1:
         if length > self.max_size:

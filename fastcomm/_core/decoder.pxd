@@ -5,21 +5,23 @@ from libc.stdint cimport uint8_t
 
 from fastcomm._core.capi cimport PyObject
 from fastcomm._core.input cimport KEY_SLOTS, SCRIPT_SLOTS, Reader
+from fastcomm._core.strings cimport StringTable
 
 
 @cython.final
 cdef class Decoder:
     cdef PyObject* types            # owned TypeTable; NULL: not needed yet
-    cdef object table               # StringTable or None
+    cdef StringTable table          # or None
     cdef Py_ssize_t max_size, max_decompressed
     cdef bint interning
     cdef PyObject* keys[KEY_SLOTS]          # short ASCII keys, by a hash of their bytes
     cdef PyObject* script[SCRIPT_SLOTS]     # short ASCII strings of the message before, in their order
 
     cdef int use_types(self, object types) except -1
-    cdef object span(self, const uint8_t* data, Py_ssize_t length, PyObject* view)
-    cdef object compressed_span(self, Reader* reader, int flags)
-    cdef object message(self, object buffer, bint copy)
+    # `shared`: a table of the channel that the message came by, or None.
+    cdef object span(self, const uint8_t* data, Py_ssize_t length, PyObject* view, StringTable shared)
+    cdef object compressed_span(self, Reader* reader, int flags, StringTable shared)
+    cdef object message(self, object buffer, bint copy, StringTable shared)
 
 
 # Bytes are copied out. Raises DecodeError.

@@ -12,10 +12,11 @@ from fastcomm._core.capi cimport (
 )
 from fastcomm._core.input cimport (
     BAD_ENTRY, BAD_FLAGS, BAD_REFERENCE, BAD_SIZE, BAD_TAG, BAD_TEXT, BAD_VALUE, BAD_VERSION,
-    BAD_WORD, DUPLICATE_KEY, has, KEY_SLOTS, NOT_A_MESSAGE, OTHER_TABLE, PENDING, pending, Reader, SCRIPT_SLOTS,
-    stop, take_size, TOO_DEEP, TOO_LARGE, TOO_MANY, TRAILING, TRUNCATED, UNHASHABLE,
+    BAD_WORD, DUPLICATE_KEY, has, KEY_SLOTS, NOT_A_MESSAGE, OTHER_TABLE, PENDING, pending, Reader,
+    SCRIPT_SLOTS, stop, take_size, TOO_DEEP, TOO_LARGE, TOO_MANY, TRAILING, TRUNCATED, UNHASHABLE,
 )
 from fastcomm._core.reader cimport take_value
+from fastcomm._core.strings cimport StringTable
 from fastcomm._core.wire cimport (
     HEADER, IS_LZ4, IS_STRUCT, IS_ZSTD, MAGIC, MAX_DEPTH, NO_LIMIT, set_error, VERSION, WITH_TABLE,
 )
@@ -26,8 +27,8 @@ from fastcomm.errors import DecodeError
 cdef enum:
     MAX_DECOMPRESSED = 16 << 20
 
-
 cdef object unpack = None       # of Structs: their modules are loaded by the first message of one
+
 
 cdef int take_header(Reader* reader) noexcept:
     """The second byte, flags and version; -1 if this is no message that can be read here."""
@@ -50,9 +51,9 @@ cdef int take_header(Reader* reader) noexcept:
 cdef PyObject* take_message(Reader* reader, int head) noexcept:
     """What follows the header."""
     cdef PyObject* result
-    if head != VERSION and not take_flags(reader, head & 0xF0):
     if head == VERSION | IS_STRUCT:
         return take_struct_alone(reader)
+    if head != VERSION and not take_flags(reader, head & 0xF0):
         return NULL
     reader.header = reader.p - reader.start
     result = take_value(reader)
@@ -62,7 +63,6 @@ cdef PyObject* take_message(Reader* reader, int head) noexcept:
     return result
 
 
-cdef bint take_flags(Reader* reader, int flags) noexcept:
 cdef PyObject* take_struct_alone(Reader* reader) noexcept:
     """The message of a Struct, which is the whole one, as an instance of the class with its type id."""
     global unpack
@@ -77,6 +77,7 @@ cdef PyObject* take_struct_alone(Reader* reader) noexcept:
         return pending(reader)
 
 
+cdef bint take_flags(Reader* reader, int flags) noexcept:
     """Of a message that is not compressed."""
     cdef uint32_t id
     if flags != WITH_TABLE:
@@ -93,11 +94,12 @@ cdef PyObject* take_struct_alone(Reader* reader) noexcept:
 
 
 cdef bint set_entries(Reader* reader, uint32_t id) noexcept:
-    """Is it the string table of this decoder?"""
-    if reader.table == NULL or (<object> reader.table).id != id:
-        return False
-    entries = (<object> reader.table).texts
-    reader.entries = <PyObject*> entries
+    """Is it the string table of this decoder, or of the channel that the message came by?"""
+    if reader.table == NULL or (<StringTable> reader.table).id != id:
+        if reader.shared == NULL or (<StringTable> reader.shared).id != id:
+            return False
+        reader.table = reader.shared
+    reader.entries = <PyObject*> (<StringTable> reader.table).texts
     return True
 
 
@@ -186,7 +188,7 @@ cdef class Decoder:
         self.types = Py_NewRef(<PyObject*> types)
         return 0
 
-    cdef object span(self, const uint8_t* data, Py_ssize_t length, PyObject* view):
+    cdef object span(self, const uint8_t* data, Py_ssize_t length, PyObject* view, StringTable shared):
         cdef Reader reader
         cdef PyObject* result = NULL
         cdef object value
@@ -199,6 +201,7 @@ cdef class Decoder:
         reader.script_end = self.script + (SCRIPT_SLOTS if self.interning else 0)
         reader.types = &self.types
         reader.table = NULL if self.table is None else <PyObject*> self.table
+        reader.shared = NULL if shared is None else <PyObject*> shared
         reader.memo = reader.detail = reader.entries = NULL
         reader.view = view
         reader.depth = 0
@@ -207,7 +210,7 @@ cdef class Decoder:
             raise_fault(&reader)
         head = take_header(&reader)
         if head >= 0 and (head & (IS_LZ4 | IS_ZSTD)):
-            return self.compressed_span(&reader, head & 0xF0)
+            return self.compressed_span(&reader, head & 0xF0, shared)
         if head >= 0:
             result = take_message(&reader, head)
         Py_XDECREF(reader.memo)
@@ -217,7 +220,7 @@ cdef class Decoder:
         Py_DECREF(result)
         return value
 
-    cdef object compressed_span(self, Reader* reader, int flags):
+    cdef object compressed_span(self, Reader* reader, int flags, StringTable shared):
         """The message within is private memory by then, so views into it are of a bytes object."""
         cdef Py_ssize_t size
         if flags != IS_LZ4 and flags != IS_ZSTD:
@@ -240,24 +243,26 @@ cdef class Decoder:
                 f"a compressed message in a compressed one (at offset {offset})", offset=offset
             )
         try:
-            return self.message(plain, reader.view == NULL)
+            return self.message(plain, reader.view == NULL, shared)
         except DecodeError as error:
             raise DecodeError(f"in the decompressed message: {error}", offset=offset) from None
 
-    cdef object message(self, object buffer, bint copy):
+    cdef object message(self, object buffer, bint copy, StringTable shared):
         cdef Py_buffer view
         cdef object window = None
         if PyBytes_CheckExact(buffer) and copy:
             return self.span(
                 <const uint8_t*> PyBytes_AS_STRING(<PyObject*> buffer),
-                PyBytes_GET_SIZE(<PyObject*> buffer), NULL,
+                PyBytes_GET_SIZE(<PyObject*> buffer), NULL, shared,
             )
         if not copy:
             window = window_on(buffer)
             buffer = window
         PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)
         try:
-            return self.span(<const uint8_t*> view.buf, view.len, NULL if copy else <PyObject*> window)
+            return self.span(
+                <const uint8_t*> view.buf, view.len, NULL if copy else <PyObject*> window, shared
+            )
         finally:
             PyBuffer_Release(&view)
 
@@ -267,7 +272,7 @@ cdef Decoder shared_decoder = Decoder()
 
 cdef object c_decode(const uint8_t* data, Py_ssize_t length):
     """Decode with bytes copied. Raises DecodeError."""
-    return shared_decoder.span(data, length, NULL)
+    return shared_decoder.span(data, length, NULL, None)
 
 
 def decode(buffer: object, /, *, copy: bool = True) -> object:
@@ -280,7 +285,7 @@ def decode(buffer: object, /, *, copy: bool = True) -> object:
     modules of the standard types and numpy, and only if the message has values of them. Safe in any thread;
     if `buffer` changes meanwhile the value may be wrong, or a DecodeError be raised.
     """
-    return shared_decoder.message(buffer, copy)
+    return shared_decoder.message(buffer, copy, None)
 
 
 cdef object window_on(object buffer):

@@ -31,6 +31,8 @@ cdef extern from "fc_hooks.h" nogil:
         FC_HOOK_UNLINK_BEFORE_REMOVE
         FC_HOOK_QUEUE_LOCKED
         FC_HOOK_QUEUE_ITEM_OPENED
+        FC_HOOK_STRING_BEFORE_END
+        FC_HOOK_STRING_BEFORE_COUNT
     void fc_hook(int hook)
     bint fc_arm_hook(int hook, int countdown)
 

@@ -19,7 +19,8 @@ cdef struct Reader:
     PyObject** script       # of the decoder, from the next str on
     PyObject** script_end
     PyObject** types        # of the decoder: owned TypeTable; NULL there: not needed yet
-    PyObject* table         # borrowed StringTable; NULL: none
+    PyObject* table         # borrowed StringTable of the decoder; NULL: none
+    PyObject* shared        # the same of the channel that the message came by
     PyObject* entries       # borrowed list of its strings; NULL: the message names no table
     PyObject* memo          # owned dict of this message, for TypeTable; NULL: not needed yet
     PyObject* detail        # owned text of BAD_VALUE

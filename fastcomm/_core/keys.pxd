@@ -26,6 +26,7 @@ from fastcomm._core.output cimport (
 cdef enum:
     LEARNED_AT = 2          # times that a key is met before the string table learns it
     NEAR_ENTRIES = 2048
+    TAKEN = -2              # somebody else was learning
 
 
 cdef inline uint8_t* put_ref(uint8_t* p, uint32_t offset) noexcept:
@@ -114,7 +115,7 @@ cdef inline void name_entry(KeySlot* slot, int tag, int number) noexcept:
 
 
 cdef inline bint learn_entry(Writer* writer, KeySlot* slot) noexcept:
-    """A key that was met before goes into the string table, if there is room; it is asked for once."""
+    """A key that was met before goes into the string table; it is asked for once, unless others kept us."""
     cdef int number
     slot.uses += 1
     if slot.uses != LEARNED_AT or slot.size < 3:
@@ -125,7 +126,9 @@ cdef inline bint learn_entry(Writer* writer, KeySlot* slot) noexcept:
         set_error(error)
         writer.why = PENDING
         return False
-    if 0 <= number < NEAR_ENTRIES:
+    if number == TAKEN:
+        slot.uses = 0
+    elif 0 <= number < NEAR_ENTRIES:
         name_entry(slot, NEAR_ENTRY, number)
     elif number >= 0:
         slot.is_text = False

@@ -136,6 +136,7 @@ cdef extern from "fc_layout.h" nogil:
         FC_SECTION_CONTROL
         FC_SECTION_AGENTS
         FC_SECTION_SUBSCRIPTIONS
+        FC_SECTION_STRINGS
         FC_SECTION_INBOXES
         FC_MAX_AGENT_NAME
         FC_MAX_PATTERN
@@ -160,6 +161,18 @@ cdef extern from "fc_layout.h" nogil:
         uint32_t epoch
         uint32_t pattern_length
         char pattern[192]
+
+    enum:
+        FC_STRINGS_MAGIC
+        FC_STRINGS_LAYOUT
+
+    ctypedef struct fc_strings_t:
+        uint32_t magic
+        uint32_t version
+        uint32_t id
+        uint32_t max_strings
+        uint32_t max_bytes
+        uint32_t count
 
     enum:
         FC_DATA_BYTES

@@ -5,6 +5,7 @@ from libc.stdint cimport int64_t, uint64_t
 from fastcomm._core.codec cimport Codec
 from fastcomm._core.protocol cimport record_t
 from fastcomm._core.ring cimport Ring
+from fastcomm._core.strings cimport StringTable
 
 cdef enum:
     ENVELOPE = 24                  # bytes of fc_envelope_t
@@ -18,7 +19,8 @@ cdef class Message:
     cdef readonly bytes payload
     cdef object value              # of the data, once it is decoded
     cdef Codec codec
-    cdef bint encoded
+    cdef StringTable strings       # of the bus
+    cdef bint encoded              # and not decoded yet
 
 
 cdef class LastText:
@@ -34,6 +36,7 @@ cdef class Receiver:
     cdef object pending            # messages that were taken from the inbox while a publish waited
     cdef Py_ssize_t max_pending
     cdef Codec codec
+    cdef StringTable strings       # of the bus
     cdef Message spare             # for the next message to be taken
     cdef LastText last_subject, last_sender
     cdef uint64_t received, bytes_in, unwanted

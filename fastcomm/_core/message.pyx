@@ -31,12 +31,12 @@ cdef class Message:
     """What an agent received.
 
     subject (str); data (decoded by its agent's codec when first asked for: DecodeError if a peer sent what
-    can't be decoded, a Struct of a class that this process does not have, say); payload, the bytes that
-    travelled: what encode() made of the data, or the data if that is bytes, so ``Quote.view(message.payload)``
-    reads one field of a Struct and decodes nothing;
-    sender, the name of the agent; sequence, the number of the message among its sender's; sent_ns,
-    CLOCK_MONOTONIC nanoseconds when it was sent, as time.monotonic_ns() gives in every process of the host. A
-    message is private memory: it outlives its sender and the bus.
+    can't be decoded, say a Struct of a class that this process does not have); payload, the bytes that
+    travelled: the data if that is bytes, else what the sender's codec made of it, so that
+    ``Quote.view(message.payload)`` reads one field of a Struct; sender, the name of the agent; sequence, the
+    number of the message among its sender's; sent_ns, CLOCK_MONOTONIC nanoseconds when it was sent, as
+    time.monotonic_ns() gives in every process of the host. A message is private memory: it outlives its
+    sender and the bus.
     """
 
     def __init__(self):
@@ -46,7 +46,7 @@ cdef class Message:
     def data(self):
         if self.encoded:
             self.value = self.codec.c_decode(
-                <const uint8_t *>PyBytes_AS_STRING(self.payload), PyBytes_GET_SIZE(self.payload)
+                <const uint8_t *>PyBytes_AS_STRING(self.payload), PyBytes_GET_SIZE(self.payload), self.strings
             )
             self.encoded = False
         return self.value
@@ -128,8 +128,8 @@ cdef class Receiver:
         message.subject = self.last_subject.decode(at, envelope.subject_length)
         at += envelope.subject_length
         message.payload = PyBytes_FromStringAndSize(at, length)
-        message.value = message.payload
         message.encoded = envelope.data_kind == FC_DATA_ENCODED
+        message.value = message.payload
         message.sequence = envelope.sequence
         message.sent_ns = envelope.sent_ns
         self.spare = None
@@ -156,6 +156,7 @@ cdef class Receiver:
             # this can run the garbage collector, thus another thread: look again
             self.spare = Message.__new__(Message)
             self.spare.codec = self.codec
+            self.spare.strings = self.strings
         return False
 
     cdef Message look(self):

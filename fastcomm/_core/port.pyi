@@ -5,6 +5,7 @@ from typing_extensions import Buffer, disjoint_base
 from fastcomm._core.codec import Codec
 from fastcomm._core.message import Receiver
 from fastcomm._core.ring import Ring
+from fastcomm._core.strings import StringTable
 from fastcomm._core.tables import SubscriptionTable
 
 @final
@@ -26,6 +27,7 @@ class Port(Receiver):
         name: str,
         max_pending: int,
         codec: Codec,
+        strings: StringTable,
     ) -> None: ...
     def publish(self, subject: str, data: Any, *, timeout: float | None = None) -> int: ...
 

@@ -39,6 +39,7 @@ from fastcomm._core.layout cimport (
 from fastcomm._core.message cimport ENVELOPE, Receiver
 from fastcomm._core.protocol cimport *
 from fastcomm._core.ring cimport Ring
+from fastcomm._core.strings cimport StringTable
 from fastcomm._core.subjects cimport PATTERN, SOUND, c_check
 from fastcomm._core.tables cimport SubscriptionTable
 from fastcomm._core.turn cimport TURN_TAKEN, TURN_TIMED_OUT, Turn
@@ -112,8 +113,8 @@ cdef class Port(Receiver):
 
     def __init__(self, Ring inbox not None, memory, size_t stride,
                  SubscriptionTable subscriptions not None, str name,
-                 Py_ssize_t max_pending, Codec codec not None):
-        """`memory`: of all inboxes, `stride` bytes each."""
+                 Py_ssize_t max_pending, Codec codec not None, StringTable strings not None):
+        """`memory`: of all inboxes, `stride` bytes each. `strings`: of the bus; messages may name them."""
         cdef unsigned char[::1] view = memory
         self.memory = memory
         self.inboxes = &view[0]
@@ -125,6 +126,7 @@ cdef class Port(Receiver):
             raise MemoryError
         self.subscriptions = subscriptions
         self.codec = codec
+        self.strings = strings
         self.max_pending = max_pending
         self._attach(inbox, name)
 

@@ -22,6 +22,7 @@ from fastcomm._core.input cimport (
     BAD_ENTRY, BAD_REFERENCE, BAD_TAG, BAD_VALUE, BAD_WORD, DUPLICATE_KEY, has, pending, Reader, stop,
     take_size, TOO_DEEP, TOO_MANY, TRUNCATED, UNHASHABLE,
 )
+from fastcomm._core.strings cimport StringTable
 from fastcomm._core.texts cimport take_key_text, take_text
 from fastcomm._core.wire cimport (
     SMALL_DICT,
@@ -179,10 +180,9 @@ cdef PyObject* take_entry(Reader* reader, Py_ssize_t number, const uint8_t* wher
         return stop(reader, BAD_ENTRY, where, number)
     if number >= PyList_GET_SIZE(reader.entries):
         try:
-            (<object> reader.table).refresh()
+            (<StringTable> reader.table).take_in()
         except BaseException as error:
-            set_error(error)
-            return pending(reader)
+            return refuse_value(reader, error, where)
         if number >= PyList_GET_SIZE(reader.entries):
             return stop(reader, BAD_ENTRY, where, number)
     return Py_NewRef(PyList_GET_ITEM(reader.entries, number))

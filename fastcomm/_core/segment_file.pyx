@@ -14,7 +14,7 @@ locks, `probe_fd` probes and is mapped. A mapping keeps its description, and a f
 made through `lock_fd` it would keep a killed parent's locks.
 
 The gate is one such byte: who holds it may create, join, leave, reap, take over, unlink, or change tables.
-Nothing that moves messages takes it, and who only wants to tidy up does not wait for it.
+Nothing that moves messages waits for it, nor does who only wants to tidy up.
 
 Fork. The child shares the descriptions, and would keep its parent's locks alive: right after the fork it
 closes both (never unlocks: that would unlock the parent) and opens new ones of its own. Its handles are

@@ -20,7 +20,7 @@ from typing import Any
 from benchlib.channels import is_ours
 from benchlib.contest import Contender, Contenders, Contest, Prepare, Setting, Skipped
 from benchlib.method import Figures, calibrate
-from fastcomm import Codec, decode, encode
+from fastcomm import Codec, StringTable, decode, encode
 
 SLICES = 50  # of a block
 FRESH = 256  # different objects in turn: more than fit into a first-level cache
@@ -47,6 +47,13 @@ AGENT = {
     "error": None,
     "note": "completed without warnings after one retry",
 }
+OWN_KEYS = {
+    "order_ref": 17,
+    "quote_currency": "EUR",
+    "settle_days": 2,
+    "legs": [{"leg_no": number, "leg_ratio": 0.5, "leg_venue": "X"} for number in range(3)],
+    "desk_code": "A1",
+}
 LARGE = {f"key-{number}": number * 1000 for number in range(1000)}
 BLOB = bytes(range(256)) * 4096
 
@@ -59,10 +66,11 @@ class Serializer:
 
 
 def ours() -> list[Serializer]:
-    plain = Codec(interning=False)
+    plain, learning = Codec(interning=False), Codec(strings=StringTable())
     return [
         Serializer("fastcomm", encode, decode),
         Serializer("fastcomm, interning off", plain.encode, plain.decode),
+        Serializer("fastcomm, string table", learning.encode, learning.decode),
     ]
 
 
@@ -166,7 +174,8 @@ def float_array() -> Any:
 
 def contests() -> list[Contest]:
     found = []
-    messages = {"seed": SEED, "agent": AGENT, "dict of 1,000": LARGE, "1 MiB of bytes": BLOB}
+    messages = {"seed": SEED, "agent": AGENT, "own keys": OWN_KEYS, "dict of 1,000": LARGE}
+    messages["1 MiB of bytes"] = BLOB
     messages["512x512 float32"] = float_array()
     for name, value in messages.items():
         size = len(encode(value))

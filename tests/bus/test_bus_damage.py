@@ -168,7 +168,7 @@ class TestTables:
         write(section(small_bus, AGENTS), 8, 81, 4)
         assert [info.name for info in small_bus.agents()] == ["?", "receiver"]
 
-    @pytest.mark.parametrize("parameter", range(4))
+    @pytest.mark.parametrize("parameter", range(5))
     def test_parameters_that_contradict_the_sections_are_refused_at_opening(
         self, name: str, parameter: int
     ) -> None:
@@ -195,15 +195,17 @@ RANDOM_DAMAGE = textwrap.dedent(
     for agent in agents:
         agent.subscribe("x.*")
     places = [(bus._inboxes_at + i * bus._limits.stride, bus._limits.stride) for i in range(3)]
-    places += [bus._segment.section(number) for number in (1, 2)]
+    places += [bus._segment.section(number) for number in (1, 2, 3)]
     calls = [
         lambda agent: agent.publish("x.y", b"data" * chance.randrange(50), timeout=0.01),
         lambda agent: agent.publish("x.z", [1, "two"], timeout=0.01),
+        lambda agent: agent.publish("x.z", {f"key {chance.randrange(30)}": 1}, timeout=0.01),
         lambda agent: agent.try_receive() and agent.try_receive(),
         lambda agent: repr(agent.receive(0.001)),
         lambda agent: agent.subscribe("x.z").unsubscribe(),
         lambda agent: bus.agents(),
         lambda agent: agent.stats(),
+        lambda agent: bus.strings.learn(f"text {chance.randrange(30)}"),
     ]
     for _ in range(300):
         offset, size = chance.choice(places)

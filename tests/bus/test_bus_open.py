@@ -87,6 +87,7 @@ class TestOpening:
             ({"inbox_bytes": 4095}, "inbox_bytes is 4095; it must be 4096 to"),
             ({"inbox_bytes": (1 << 30) + 1}, "it must be 4096 to 1073741824"),
             ({"max_subscriptions": 0}, "max_subscriptions is 0; it must be 1 to"),
+            ({"max_strings": 0}, "max_strings is 0; it must be 1 to"),
         ],
     )
     def test_with_limits_out_of_range_is_refused(self, name: str, limits: dict[str, int], said: str) -> None:

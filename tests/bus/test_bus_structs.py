@@ -82,7 +82,9 @@ class TestBetweenProcesses:
         peer.do("message = agent.receive(60)")
         assert peer.do("message.subject, message.sender") == ("to.peer", "here")
         for _ in range(2):
-            with pytest.raises(PeerError, match="DecodeError: a Struct with type id 7001, for which no class"):
+            with pytest.raises(
+                PeerError, match="DecodeError: a Struct with type id 7001, for which no class"
+            ):
                 peer.do("message.data")
         assert peer.do("message.payload") == QUOTE.pack()
         peer.do(NEW)

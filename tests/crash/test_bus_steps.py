@@ -51,6 +51,8 @@ STEPS = [
         "PAD_BEFORE_HEADER",
         "[agent.publish('y', data) for _ in range(9)]",
     ),
+    Step("learn", "strings", "STRING_BEFORE_END", "bus.strings.learn('a text')"),
+    Step("learn", "strings", "STRING_BEFORE_COUNT", "bus.strings.learn('a text')"),
     Step("receive", "protocol", "CONSUME_BEFORE_HEAD", "agent.receive()"),
     Step("receive", "protocol", "CONSUME_AFTER_HEAD", "agent.receive()"),
     Step("wait", "ring", "SLEEP_BEFORE_FLAG", "[agent.receive() for _ in range(3)]"),
@@ -160,6 +162,24 @@ def test_who_is_stopped_there_and_goes_on_has_done_what_it_was_to(bus: Bus, step
             assert sender.publish("x", b"") == reached
             assert sender.publish("victim.only", b"") == (step.what != "leave")
             victim.end()
+
+
+@pytest.mark.parametrize("hook", ["STRING_BEFORE_END", "STRING_BEFORE_COUNT"])
+def test_who_is_killed_as_it_learns_leaves_the_table_as_it_was(bus: Bus, hook: str) -> None:
+    with bus.join("sender") as sender, Peer(joined(bus.name, "victim")) as victim:
+        sender.subscribe("x")
+        bus.strings.learn("known")
+        start(Step("learn", "strings", hook, "bus.strings.learn('longer than what comes next')"), victim)
+        for _ in range(4):  # it has the gate: the key is written out, and nobody waits
+            sender.publish("x", {"known": 1, "next key": 2})
+        assert len(bus.strings) == 1
+        victim.kill()
+        for _ in range(4):
+            sender.publish("x", {"known": 1, "next key": 2})
+        assert [message.data for message in sender.receive_many()] == [{"known": 1, "next key": 2}] * 8
+        assert bus.strings.texts == ["known", "next key"]
+        with Peer(joined(bus.name, "other")) as other:
+            assert other.do("len(bus.strings), bus.strings.texts") == (2, ["known", "next key"])
 
 
 class TestAPublisherIsLate:

@@ -18,7 +18,7 @@ from fastcomm._core.layout cimport *
 from fastcomm._core.participant cimport slot_set_state, slot_state
 from fastcomm._core.protocol cimport *
 from fastcomm._core.queue_control cimport *
-from fastcomm._core.strings cimport string_table_t, strings_learned, strings_seen
+from fastcomm._core.strings cimport strings_learned, strings_seen
 from fastcomm._core.tables cimport begin_write, end_write, generation_bump, generation_seen, read_entry
 from fastcomm._core.wait cimport announce_sleep, ring_bell, ring_bell_always
 from order_threads cimport aligned_alloc, part_t, run_threads, sched_yield
@@ -42,7 +42,7 @@ cdef struct world_t:
     fc_wait_t wait
     fc_subscription_t entry
     fc_subscriptions_t subscriptions
-    string_table_t strings
+    fc_strings_t strings
     int witness
     uint32_t released      # relaxed: the first thread has done its step
 

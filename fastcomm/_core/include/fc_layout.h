@@ -10,7 +10,7 @@
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the shared layout is little-endian");
 
 #define FC_MAGIC 0x6D6D6F6374736166ULL /* "fastcomm" */
-#define FC_ABI_VERSION 1u
+#define FC_ABI_VERSION 2u
 #define FC_PAGE 4096u
 
 /* ------------------------------------------------------------------------------------------------ segment header -- */
@@ -197,7 +197,12 @@ _Static_assert(sizeof(fc_item_file_t) == 32, "layout");
 
 enum { FC_SECTION_PARTICIPANTS = 0, FC_SECTION_RING = 1 }; /* of a ring segment */
 enum { FC_SECTION_CONTROL = 2 };                           /* besides, of a queue */
-enum { FC_SECTION_AGENTS = 1, FC_SECTION_SUBSCRIPTIONS = 2, FC_SECTION_INBOXES = 3 }; /* of a bus */
+enum { /* of a bus */
+    FC_SECTION_AGENTS = 1,
+    FC_SECTION_SUBSCRIPTIONS = 2,
+    FC_SECTION_STRINGS = 3,
+    FC_SECTION_INBOXES = 4,
+};
 
 enum { FC_MAX_AGENT_NAME = 80, FC_MAX_PATTERN = 192 };
 
@@ -238,6 +243,24 @@ typedef struct {
 } fc_subscription_t;
 
 _Static_assert(sizeof(fc_subscription_t) == 256, "layout");
+
+/* A table of learned strings: fc_strings_t, uint32_t end[max_strings], then max_bytes of UTF-8. String i ends at end[i] in
+ * the text and begins where the one before ends. Written by one at a time, under the gate in a segment. */
+enum { FC_STRINGS_MAGIC = 0x74536346, FC_STRINGS_LAYOUT = 1 };
+
+typedef struct {
+    uint32_t magic;
+    uint32_t version;
+    uint32_t id; /* random: messages that name strings bear it */
+    uint32_t max_strings;
+    uint32_t max_bytes;
+    uint8_t unused0[44];
+    uint32_t count; /* 64: of strings; only grows */
+    uint8_t unused1[60];
+} fc_strings_t;
+
+_Static_assert(offsetof(fc_strings_t, count) == 64, "layout");
+_Static_assert(sizeof(fc_strings_t) == 128, "layout");
 
 /* What a bus message begins with, as the payload of its record: this, the sender's name, the subject, the data. */
 enum { FC_DATA_BYTES = 0, FC_DATA_ENCODED = 1 };

@@ -20,6 +20,7 @@ from fastcomm.testing.chaos.rounds import IDLE, SMALL, WAIT, Report, Round, nap,
 from fastcomm.testing.chaos.troop import Signals
 
 # Message n of an author goes to chaos.<author>.<n modulo 3>. Patterns, and the residues that they match.
+MOST_STRINGS = 4096
 WITNESS: tuple[tuple[str, ...], frozenset[int]] = (("chaos.>", "witness"), frozenset({0, 1, 2}))
 WANTS: tuple[tuple[tuple[str, ...], frozenset[int]], ...] = (
     (("chaos.*.0", "chaos.*.1"), frozenset({0, 1})),
@@ -51,7 +52,7 @@ class BusRound(Round):
         self.wants[witness.place] = WITNESS
 
     def open(self) -> Bus:
-        return Bus.open(self.name, inbox_bytes=self.inbox_bytes, max_agents=16)
+        return Bus.open(self.name, inbox_bytes=self.inbox_bytes, max_agents=16, max_strings=MOST_STRINGS)
 
     attach = open
 
@@ -83,6 +84,8 @@ class BusRound(Round):
                     time.sleep(IDLE)
                     continue
                 ledger.begun = sequence
+                if sequence % 8 == 0:
+                    bus.strings.learn(learned(life.number, sequence))
                 data = message(life.number, sequence, rng.choice(SMALL))
                 reached = agent.publish(f"chaos.{life.number}.{sequence % 3}", data)
                 if reached < 1:
@@ -136,6 +139,7 @@ class BusRound(Round):
         if self.plan.abandoned:
             self.inspector = bus.join("inspector")
         self.check_tables(bus)
+        self.check_strings(bus)
         inboxes = [inbox.stats() for inbox in bus._used_inboxes()]
         aborted = sum(stats.aborted for stats in inboxes)
         if aborted > self.kills_of(PRODUCER):
@@ -154,6 +158,22 @@ class BusRound(Round):
             ledger.complete,
         )
 
+    def check_strings(self, bus: Bus) -> None:
+        """What was learned is what authors sent, each once, and the table can still be added to."""
+        bus.strings.refresh()
+        texts = bus.strings.texts
+        sent = {
+            learned(number, sequence)
+            for number, ledger in self.authors.items()
+            for sequence in range(ledger.begun + 1)
+        }
+        if len(set(texts)) < len(texts) or not sent.issuperset(texts):
+            raise Violation(f"strings: expected some of what was learned, each once, got {texts}")
+        if not bus.strings.is_full and bus.strings.learn("the last") != len(texts) - 1:
+            raise Violation(
+                f"strings: expected one more than the {len(texts)} that were read; {bus.strings!r}"
+            )
+
     def check_tables(self, bus: Bus) -> None:
         """Nobody is left of the dead, nor are their subscriptions."""
         with bus.join("last"):  # reaps
@@ -164,3 +184,8 @@ class BusRound(Round):
         left = bus._subscriptions.entries_in_use()
         if left:
             raise Violation(f"subscriptions: expected none, since all agents have gone; got {left}")
+
+
+def learned(author: int, sequence: int) -> str:
+    """What an author learns before it sends its `sequence`-th message."""
+    return f"{author}.{sequence} " * (1 + sequence % 5)

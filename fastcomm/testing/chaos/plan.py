@@ -19,6 +19,7 @@ SENDS = (
 )
 TAKES = ("CONSUME_BEFORE_HEAD", "CONSUME_AFTER_HEAD", "HELP_BEFORE_CAS")
 TABLES = ("TABLE_MID_WRITE", "TABLE_BEFORE_GENERATION")
+STRINGS = ("STRING_BEFORE_END", "STRING_BEFORE_COUNT")
 CREATES = ("CREATE_BEFORE_RESERVE", "CREATE_BEFORE_MAGIC", "CREATE_AFTER_MAGIC", "UNLINK_BEFORE_REMOVE")
 
 Steps = dict[str, tuple[str, ...]]
@@ -35,7 +36,7 @@ STEPS: dict[str, Steps] = {
     },
     "bus": {
         FOUNDER: CREATES,
-        PRODUCER: (*SENDS, *TABLES, *WAKES, *SLEEPS, *JOINS),
+        PRODUCER: (*SENDS, *TABLES, *STRINGS, *WAKES, *SLEEPS, *JOINS),
         CONSUMER: (*TAKES, *TABLES, *WAKES, *SLEEPS, *JOINS),
     },
 }
@@ -45,7 +46,7 @@ STEPS: dict[str, Steps] = {
 COMPANION = {"HELP_BEFORE_CAS": "CLAIM_AFTER_CAS"}
 
 # Few come by these: they are the theme of every third round.
-RARE = ("HELP_BEFORE_CAS", "QUEUE_LOCKED", "QUEUE_ITEM_OPENED", *TABLES)
+RARE = ("HELP_BEFORE_CAS", "QUEUE_LOCKED", "QUEUE_ITEM_OPENED", *TABLES, *STRINGS)
 
 KILL, HOOK, STOP, LEAVE, LAST = "kill", "hook", "stop", "leave", "last"
 
