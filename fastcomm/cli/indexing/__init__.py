@@ -10,6 +10,7 @@ plan.py        how agents are split into roles, and the sizes that bound every q
 accounting.py  which batches are out, done or lost; which counted words may be relied on
 latency.py     log-bucketed counts of message latencies
 memory.py      private pages of this process, resident pages of a file
+messages.py    what agents send that always has the same fields
 link.py        a process's place on the bus: joined, warmed up, measured, counted
 roles.py       reader, tokenizer, owner, aggregator
 crew.py        their processes: started, killed, replaced, ended

@@ -24,6 +24,7 @@ from fastcomm import Bus, Message
 from fastcomm.cli.indexing.accounting import Batch, Ledger, Tally
 from fastcomm.cli.indexing.corpus import WORD, pieces, read_text
 from fastcomm.cli.indexing.link import RoleLink, exit_if_orphaned
+from fastcomm.cli.indexing.messages import Lost, Totals, Verdict
 from fastcomm.cli.indexing.plan import BATCH_BYTES, SUPERVISOR, WINDOW, WORDS_BYTES
 
 START: Final = "start"
@@ -77,7 +78,7 @@ class Reading:
             self._ask_for_kills(1.0)
             self._handle(self._link.messages())
         for tokenizer, group in self._ledger.verdicts():
-            self._link.send(VERDICT, [tokenizer, group])
+            self._link.send(VERDICT, Verdict(tokenizer, group))
         self._link.send(f"{SUPERVISOR}.finished", self._batches)
         self._link.send(FINAL, self._role.index)
 
@@ -125,9 +126,9 @@ class Reading:
     def _bury(self, tokenizer: str) -> None:
         last_group, lost = self._ledger.die(tokenizer)
         self._condemned.discard(tokenizer)
-        self._link.send(VERDICT, [tokenizer, last_group])
+        self._link.send(VERDICT, Verdict(tokenizer, last_group))
         for batch in lost:
-            self._link.send(f"{SUPERVISOR}.lost", [tokenizer, batch.file, *batch.piece])
+            self._link.send(f"{SUPERVISOR}.lost", Lost(tokenizer, batch.file, *batch.piece))
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,12 +210,12 @@ class Owner:
                     tally.add(message.sender, group, words)
                     link.units += len(words)
                 elif message.subject == VERDICT:
-                    tally.settle(*message.data)
+                    tally.settle(message.data.tokenizer, message.data.last_group)
                 elif message.subject == FINAL:
                     final.add(message.data)
         for flat in flattened(tally.counts):
             link.send("counts.part", flat)
-        link.send("counts.end", [tally.discarded, tally.unsettled])
+        link.send("counts.end", Totals(tally.counts.total(), tally.discarded, tally.unsettled))
         wait_for(link, STOP)
 
 
@@ -246,19 +247,21 @@ class Aggregator:
     def run(self, link: RoleLink) -> None:
         """Merge until every owner has ended."""
         counts: Counter[str] = Counter()
-        ended = discarded = unsettled = 0
+        totals = Totals(0, 0, 0)
+        ended = 0
         while ended < self.owners:
             for message in link.messages():
                 if event(message) == "part":
                     merge(counts, message.data)
                 elif event(message) == "end":
                     ended += 1
-                    discarded += message.data[0]
-                    unsettled += message.data[1]
+                    totals.words += message.data.words
+                    totals.discarded += message.data.discarded
+                    totals.unsettled += message.data.unsettled
         link.units += counts.total()
         for flat in flattened(counts):
             link.send(f"{SUPERVISOR}.result", flat)
-        link.send(f"{SUPERVISOR}.end", [counts.total(), discarded, unsettled])
+        link.send(f"{SUPERVISOR}.end", totals)
         wait_for(link, STOP)
 
 

@@ -17,6 +17,7 @@ from fastcomm.cli.indexing.corpus import Corpus, Piece, deal
 from fastcomm.cli.indexing.crew import Child, Crew
 from fastcomm.cli.indexing.link import Link
 from fastcomm.cli.indexing.memory import resident_bytes
+from fastcomm.cli.indexing.messages import Lost, Totals
 from fastcomm.cli.indexing.outcome import LostBatch, Outcome
 from fastcomm.cli.indexing.plan import INBOX_BYTES, STALL_SECONDS, SUPERVISOR, Split, kill_points
 from fastcomm.cli.indexing.progress import Display, Progress
@@ -71,7 +72,7 @@ class Supervisor:
         self._joined: Link | None = None
         self.progress = Progress(corpus.size)
         self._outcome = Outcome()
-        self._totals: tuple[int, int] | None = None
+        self._totals: Totals | None = None
         self._looked = self._shown = 0.0
         self._reports = 0
         self._moved, self._moved_at = -1, time.monotonic()
@@ -115,12 +116,11 @@ class Supervisor:
 
     def _close_accounts(self) -> None:
         assert self._totals is not None
-        words, unsettled = self._totals
-        arrived = self._outcome.counts.total()
-        if words != arrived or unsettled:
+        totals, arrived = self._totals, self._outcome.counts.total()
+        if totals.words != arrived or totals.unsettled:
             raise IndexingError(
-                f"the accounts are not closed: the aggregator sent {words:,} words, {arrived:,} arrived,"
-                f" {unsettled} groups are unsettled"
+                f"the accounts are not closed: the owners counted {totals.words:,} words, {arrived:,}"
+                f" arrived, {totals.unsettled} groups are unsettled"
             )
 
     # Watching.
@@ -197,8 +197,9 @@ class Supervisor:
         self.progress.kills += 1
 
     def _on_lost(self, message: Message) -> None:
-        tokenizer, file, *piece = message.data
-        self._outcome.lost.append(LostBatch(tokenizer, file, Piece(*piece)))
+        lost: Lost = message.data
+        piece = Piece(lost.start, lost.end, lost.first_line, lost.last_line)
+        self._outcome.lost.append(LostBatch(lost.tokenizer, lost.file, piece))
         self.progress.lost_batches += 1
 
     def _on_finished(self, message: Message) -> None:
@@ -208,8 +209,8 @@ class Supervisor:
         merge(self._outcome.counts, message.data)
 
     def _on_end(self, message: Message) -> None:
-        words, self._outcome.discarded_words, unsettled = message.data
-        self._totals = words, unsettled
+        self._totals = message.data
+        self._outcome.discarded_words = message.data.discarded
 
     # The end.
 
