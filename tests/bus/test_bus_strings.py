@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 from peers import Peer, joined
+from procs import forked
 
 from fastcomm import Agent, Bus, Codec, DecodeError
 from fastcomm._core.segment import SECTION_STRINGS
@@ -89,6 +90,42 @@ class TestSharing:
                 agent.publish("x", RECORD)
             messages = agent.receive_many()
         assert [message.data for message in messages] == [RECORD] * 3
+
+    def test_agents_share_keys_unless_they_have_a_codec_of_their_own(self, bus: Bus) -> None:
+        with bus.join("a") as sharing, bus.join("b", codec=Codec()) as alone:
+            alone.subscribe("x")
+            for _ in range(3):
+                alone.publish("x", RECORD)
+            assert len(bus.strings) == 0
+            for _ in range(3):
+                sharing.publish("x", RECORD)
+            assert len(bus.strings) == 3
+            assert [message.data for message in alone.receive_many()] == [RECORD] * 6
+
+    def test_a_bus_that_is_made_anew_has_another_table(self, name: str) -> None:
+        with Bus.open(name) as bus:
+            ids = set()
+            for _ in range(2):
+                with bus.join("a") as agent:
+                    agent.subscribe("x")
+                    for _ in range(3):
+                        agent.publish("x", RECORD)
+                    assert [message.data for message in agent.receive_many()] == [RECORD] * 3
+                    ids.add(bus.strings.id)
+            assert len(ids) == 2
+
+    def test_the_child_of_a_fork_learns_and_reads(self, bus: Bus) -> None:
+        with bus.join("a") as agent:
+            agent.subscribe("x")
+
+            def child() -> None:
+                for _ in range(3):
+                    agent.publish("x", RECORD)
+
+            with forked(child):
+                found = [agent.receive(60).data for _ in range(3)]
+            assert found == [RECORD] * 3
+            assert len(bus.strings) == 3
 
     def test_a_codec_that_outlives_the_bus_writes_keys_out(self, name: str) -> None:
         with Bus.open(name) as bus, bus.join("a"):

@@ -21,7 +21,8 @@ What must hold, and is checked in every round:
    campaign.
 7. Nobody hangs: once the faults are over every producer gets something sent, and all leave when asked to.
 8. A subscriber that joins again under its name gets nothing that was meant for its predecessor.
-9. Counters agree: claims given up, items discarded, tasks unfinished, participants.
+9. Counters agree: claims given up, items discarded, tasks unfinished, participants; the strings that a bus
+   has learned are whole, each once.
 10. Nothing is left in the directory of segments: no file, FIFO or item.
 
 The same seed gives the same plan: shapes, lives, faults, sizes, order of calls. Which step a call is at when
