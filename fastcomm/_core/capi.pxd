@@ -23,12 +23,14 @@ cdef extern from "Python.h":
         pass
 
     PyTypeObject PyBool_Type, PyLong_Type, PyFloat_Type, PyUnicode_Type, PyBytes_Type, PyByteArray_Type
+    PyTypeObject PyType_Type
     PyTypeObject PyMemoryView_Type, PyList_Type, PyTuple_Type, PyDict_Type, PySet_Type, PyFrozenSet_Type
     PyObject* Py_None
     PyObject* Py_True
     PyObject* Py_False
 
     PyTypeObject* Py_TYPE(PyObject*) noexcept
+    bint PyType_IsSubtype(PyTypeObject*, PyTypeObject*) noexcept
     Py_ssize_t Py_REFCNT(PyObject*) noexcept
     void Py_INCREF(PyObject*) noexcept
     void Py_DECREF(PyObject*) noexcept

@@ -5,6 +5,7 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.pycapsule cimport PyCapsule_GetName, PyCapsule_GetPointer
 
 from fastcomm._core.capi cimport (
     Py_DECREF, Py_NewRef, Py_XDECREF, PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE, PyObject,
@@ -27,7 +28,9 @@ from fastcomm.errors import DecodeError
 cdef enum:
     MAX_DECOMPRESSED = 16 << 20
 
-cdef object unpack = None       # of Structs: their modules are loaded by the first message of one
+ctypedef object (*decode_struct_t)(const uint8_t*, Py_ssize_t)
+
+cdef decode_struct_t decode_struct = NULL
 
 
 cdef int take_header(Reader* reader) noexcept:
@@ -63,14 +66,21 @@ cdef PyObject* take_message(Reader* reader, int head) noexcept:
     return result
 
 
+cdef int load_structs() except -1:
+    """What cimport would have taken when this module was loaded: most processes never meet a Struct."""
+    global decode_struct
+    from fastcomm._core import struct_base
+    capsule = struct_base.__pyx_capi__["decode_struct"]
+    decode_struct = <decode_struct_t> PyCapsule_GetPointer(capsule, PyCapsule_GetName(capsule))
+    return 0
+
+
 cdef PyObject* take_struct_alone(Reader* reader) noexcept:
     """The message of a Struct, which is the whole one, as an instance of the class with its type id."""
-    global unpack
     try:
-        if unpack is None:
-            from fastcomm._core import struct_base
-            unpack = struct_base.unpack
-        value = unpack((<const char*> reader.start)[:reader.end - reader.start])
+        if decode_struct == NULL:
+            load_structs()
+        value = decode_struct(reader.start, reader.end - reader.start)
         return Py_NewRef(<PyObject*> value)
     except BaseException as error:
         set_error(error)

@@ -4,11 +4,12 @@ Each put_* appends one value at p and returns where the next one goes, or NULL w
 wrong; nothing is raised before the top, so the way to the culprit is put together only when there is one.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.mem cimport PyMem_Calloc, PyMem_Realloc
+from cpython.pycapsule cimport PyCapsule_GetName, PyCapsule_GetPointer
 
 from fastcomm._core.capi cimport (
     likely, Py_DECREF, Py_EQ, Py_INCREF, Py_NewRef, Py_None, Py_REFCNT, Py_True, Py_TYPE, PyBool_Type,
@@ -17,8 +18,8 @@ from fastcomm._core.capi cimport (
     PyFloat_AS_DOUBLE, PyFloat_Type, PyFrozenSet_Type, PyList_GET_ITEM, PyList_GET_SIZE, PyList_Type,
     PyLong_AsLongLongAndOverflow, PyLong_AsUnsignedLongLongMask, PyLong_FromUnsignedLongLong, PyLong_Type,
     PyMemoryView_Type, PyObject, PyObject_RichCompareBool, PySequence_Tuple, PySet_Type, PyTuple_GET_ITEM,
-    PyTuple_GET_SIZE, PyTuple_Type, PyTypeObject, PyUnicode_DATA, PyUnicode_GET_LENGTH,
-    PyUnicode_IS_COMPACT_ASCII, PyUnicode_KIND, PyUnicode_READ, PyUnicode_Type,
+    PyTuple_GET_SIZE, PyTuple_Type, PyType_IsSubtype, PyType_Type, PyTypeObject, PyUnicode_DATA,
+    PyUnicode_GET_LENGTH, PyUnicode_IS_COMPACT_ASCII, PyUnicode_KIND, PyUnicode_READ, PyUnicode_Type,
 )
 from fastcomm._core.keys cimport find_key, known_key, put_known
 from fastcomm._core.output cimport (
@@ -31,11 +32,18 @@ from fastcomm._core.wire cimport (
     ARRAY, BIG_INT, BYTEARRAY, BYTES, DICT, ENUM, FALSE, FLOAT, FROZENSET, HEADER, INT, LIST, MAGIC,
     MAX_DEPTH, NAMEDTUPLE, NEGATIVE, NONE, SET, set_error, SHORT_BYTES, SHORT_BYTES_MAX, SHORT_DICT,
     SHORT_DICT_MAX, SHORT_LIST, SHORT_LIST_MAX, SHORT_STR, SHORT_STR_MAX, SHORT_TUPLE, SHORT_TUPLE_MAX,
-    SMALL_INT, STR, STRUCT, TINY_NEGATIVE, TRUE, TUPLE, VERSION, WITH_TABLE,
+    SMALL_INT, STR, TINY_NEGATIVE, TRUE, TUPLE, VERSION, WITH_TABLE,
 )
+
+import sys
 
 cdef enum:
     ARRAY_ALIGNMENT = 16
+
+ctypedef object (*pack_struct_t)(object, int)
+
+cdef PyTypeObject* struct_base = NULL       # what all Structs are derived from; NULL: none was looked for
+cdef pack_struct_t pack_struct = NULL
 
 
 cdef uint8_t* grow(Writer* writer, uint8_t* p, Py_ssize_t need) noexcept:
@@ -412,17 +420,20 @@ cdef uint8_t* put_extended(Writer* writer, uint8_t* p, PyObject* obj, int depth)
     cdef PyObject* value
     cdef Py_ssize_t i
     cdef int tag
+    cdef bytes message
     try:
+        if p - writer.start == writer.header and is_struct(obj):
+            message = pack_struct(<object> obj, 0)
+            if has_type_id(message):
+                return put_whole(writer, message)
         reduced = reduce_object(writer, obj)
         if reduced is None:
             return refuse(writer, UNSUPPORTED, obj)
         if type(reduced) is str:
             return refuse_unfit(writer, obj, reduced)
         tag = reduced[0]
-        content = reduced[2]
-        if tag == STRUCT and p - writer.start == writer.header:
-            return put_struct_alone(writer, content[0])
         p = put_fixed(writer, p, tag, reduced[1])
+        content = reduced[2]
         data = reduced[3]
     except BaseException as error:
         return fail(writer, error)
@@ -438,8 +449,32 @@ cdef uint8_t* put_extended(Writer* writer, uint8_t* p, PyObject* obj, int depth)
     return p if p == NULL or tag != ARRAY else put_array_data(writer, p, <PyObject*> data)
 
 
-cdef uint8_t* put_struct_alone(Writer* writer, bytes message) noexcept:
-    """A Struct that is in no other value: its message, which has a header of its own, is the whole."""
+cdef bint is_struct(PyObject* obj) except -1:
+    """Their module is loaded by the first class that is made, and not here: most processes have none. So what
+    cimport would take from it is taken when it is needed."""
+    global struct_base, pack_struct
+    if Py_TYPE(<PyObject*> Py_TYPE(obj)) == &PyType_Type:
+        return False
+    if struct_base == NULL:
+        module = sys.modules.get("fastcomm._core.struct_base")
+        base = getattr(module, "StructBase", None)
+        if base is None:
+            return False
+        capsule = module.__pyx_capi__["encode_struct"]
+        pack_struct = <pack_struct_t> PyCapsule_GetPointer(capsule, PyCapsule_GetName(capsule))
+        struct_base = <PyTypeObject*> <PyObject*> base
+    return PyType_IsSubtype(Py_TYPE(obj), struct_base)
+
+
+cdef bint has_type_id(bytes message) noexcept:
+    """The message of a Struct: else its class is not to be found by receivers."""
+    cdef uint32_t type_id
+    memcpy(&type_id, PyBytes_AS_STRING(<PyObject*> message) + 4, 4)
+    return type_id != 0
+
+
+cdef uint8_t* put_whole(Writer* writer, bytes message) noexcept:
+    """A message with a header of its own, instead of what was begun."""
     cdef Py_ssize_t length = PyBytes_GET_SIZE(<PyObject*> message)
     cdef uint8_t* p = room(writer, writer.start, length)
     if p == NULL:
