@@ -148,6 +148,15 @@ cdef class BoundMethod:
         self.owner = owner
         self.method = MethodType(function, owner)
 
+    @property
+    def __class__(self) -> type:
+        """For help() and other tools that tell the kinds of methods apart: isinstance() believes it."""
+        return classmethod
+
+    @property
+    def __func__(self) -> object:
+        return self.function
+
     def __get__(self, instance: object, owner: object) -> object:
         # Another owner: super() in a class derived from this one.
         return self.method if owner is self.owner else MethodType(self.function, owner)

@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import inspect
 import pickle
 import struct
 import sys
@@ -603,3 +604,8 @@ def test_a_replaced_field_changes_the_copy_alone() -> None:
     assert point == Point(x=1.0, label="a")
     with pytest.raises(TypeError, match="no field 'z'"):
         point.__replace__(z=1)
+
+
+def test_tools_take_the_class_methods_for_what_they_are() -> None:
+    kinds = {attribute.name: attribute.kind for attribute in inspect.classify_class_attrs(Numbers)}
+    assert (kinds["unpack"], kinds["view"], kinds["pack"]) == ("class method", "class method", "method")
