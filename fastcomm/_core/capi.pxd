@@ -3,18 +3,21 @@
 A function that can fail returns NULL (or -1) with the error set; the caller has to look.
 """
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint8_t
 
 cdef extern from *:
     """
     /* The hash that a str in a dict has been given already; -1 if it has none. */
     #define FC_READY_HASH(text) (((PyASCIIObject *)(text))->hash)
+    /* The characters of a str that PyUnicode_IS_COMPACT_ASCII, without asking again. */
+    #define FC_ASCII_TEXT(text) ((uint8_t *)((PyASCIIObject *)(text) + 1))
     #define FC_LIKELY(x) __builtin_expect(!!(x), 1)
     #define FC_UNLIKELY(x) __builtin_expect(!!(x), 0)
     """
     ctypedef struct PyObject:
         pass
     Py_hash_t ready_hash "FC_READY_HASH"(PyObject*) noexcept
+    uint8_t* ascii_text "FC_ASCII_TEXT"(PyObject*) noexcept
     bint likely "FC_LIKELY"(bint) noexcept
     bint unlikely "FC_UNLIKELY"(bint) noexcept
 

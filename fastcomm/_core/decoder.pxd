@@ -4,7 +4,7 @@ cimport cython
 from libc.stdint cimport uint8_t
 
 from fastcomm._core.capi cimport PyObject
-from fastcomm._core.input cimport KEY_SLOTS, SCRIPT_SLOTS, Reader
+from fastcomm._core.input cimport KEY_SLOTS, Reader
 from fastcomm._core.strings cimport StringTable
 
 
@@ -14,8 +14,7 @@ cdef class Decoder:
     cdef StringTable table          # or None
     cdef Py_ssize_t max_size, max_decompressed
     cdef bint interning
-    cdef PyObject* keys[KEY_SLOTS]          # short ASCII keys, by a hash of their bytes
-    cdef PyObject* script[SCRIPT_SLOTS]     # short ASCII strings of the message before, in their order
+    cdef PyObject* keys[KEY_SLOTS]  # owned short ASCII keys, by a hash of their bytes
 
     cdef int use_types(self, object types) except -1
     # `shared`: a table of the channel that the message came by, or None.

@@ -14,7 +14,7 @@ from fastcomm._core.capi cimport (
 from fastcomm._core.input cimport (
     BAD_ENTRY, BAD_FLAGS, BAD_REFERENCE, BAD_SIZE, BAD_TAG, BAD_TEXT, BAD_VALUE, BAD_VERSION,
     BAD_WORD, DUPLICATE_KEY, has, KEY_SLOTS, NOT_A_MESSAGE, OTHER_TABLE, PENDING, pending, Reader,
-    SCRIPT_SLOTS, stop, take_size, TOO_DEEP, TOO_LARGE, TOO_MANY, TRAILING, TRUNCATED, UNHASHABLE,
+    stop, take_size, TOO_DEEP, TOO_LARGE, TOO_MANY, TRAILING, TRUNCATED, UNHASHABLE,
 )
 from fastcomm._core.reader cimport take_value
 from fastcomm._core.strings cimport StringTable
@@ -168,16 +168,15 @@ cdef object raise_fault(Reader* reader):
 
 @cython.final
 cdef class Decoder:
-    """Decodes messages; keeps short ASCII strings, keys by their bytes and the others by their place in the
-    message before: those that come again are neither allocated nor hashed. `table`: a StringTable;
-    `types`: a TypeTable. Any thread may use it.
+    """Decodes messages; keeps short ASCII keys by their bytes: those that come again are neither allocated nor
+    hashed. `table`: a StringTable; `types`: a TypeTable. Any thread may use it.
     """
 
     def __init__(
         self, *, object types=None, object table=None, Py_ssize_t max_size=NO_LIMIT,
         Py_ssize_t max_decompressed=MAX_DECOMPRESSED, bint interning=True,
     ) -> None:
-        """`max_size`, `max_decompressed`: bytes; without `interning` no strings are kept."""
+        """`max_size`, `max_decompressed`: bytes; without `interning` no keys are kept."""
         if types is not None:
             self.use_types(types)
         self.table = table
@@ -189,8 +188,6 @@ cdef class Decoder:
         cdef int i
         for i in range(KEY_SLOTS):
             Py_XDECREF(self.keys[i])
-        for i in range(SCRIPT_SLOTS):
-            Py_XDECREF(self.script[i])
         Py_XDECREF(self.types)
 
     cdef int use_types(self, object types) except -1:
@@ -207,8 +204,6 @@ cdef class Decoder:
         reader.end = data + length
         reader.owed = 0
         reader.keys = self.keys if self.interning else NULL
-        reader.script = self.script
-        reader.script_end = self.script + (SCRIPT_SLOTS if self.interning else 0)
         reader.types = &self.types
         reader.table = NULL if self.table is None else <PyObject*> self.table
         reader.shared = NULL if shared is None else <PyObject*> shared

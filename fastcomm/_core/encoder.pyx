@@ -12,7 +12,7 @@ from fastcomm._core.capi cimport (
     raise_pending,
 )
 from fastcomm._core.output cimport (
-    CHANGED, FINE, KEY_SLOTS, NOT_CONTIGUOUS, PENDING, SCRIPT_SLOTS, Step, SURROGATE, TOO_DEEP, UNFIT,
+    CHANGED, FINE, KEY_SLOTS, NOT_CONTIGUOUS, PENDING, Step, SURROGATE, TOO_DEEP, UNFIT,
     Writer,
 )
 from fastcomm._core.wire cimport HEADER, MAX_DEPTH
@@ -134,10 +134,7 @@ cdef class Encoder:
     """
 
     def __cinit__(self) -> None:
-        cdef int i
         memset(&self.writer, 0, sizeof(Writer))
-        for i in range(SCRIPT_SLOTS):
-            self.writer.script[i] = &self.writer.keys[0]
 
     def __init__(self, *, object types=None, object table=None, bint interning=True) -> None:
         """`types`: a TypeTable; `table`: a StringTable; without `interning` every key is written out."""
@@ -192,7 +189,6 @@ cdef class Encoder:
         writer.generation += 1
         writer.known = 0
         writer.lists = 0
-        writer.turn = 0
         self.busy = True
         p = put_message(writer, <PyObject*> obj)
         if p == NULL:

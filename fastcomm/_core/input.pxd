@@ -6,7 +6,6 @@ from fastcomm._core.capi cimport PyObject
 
 cdef enum:
     KEY_SLOTS = 512
-    SCRIPT_SLOTS = 64
 
 
 cdef struct Reader:
@@ -16,8 +15,6 @@ cdef struct Reader:
     Py_ssize_t owed         # values declared by the containers around and not yet read: at least a byte each
     Py_ssize_t header       # bytes of it
     PyObject** keys         # of the decoder; NULL: don't look there
-    PyObject** script       # of the decoder, from the next str on
-    PyObject** script_end
     PyObject** types        # of the decoder: owned TypeTable; NULL there: not needed yet
     PyObject* table         # borrowed StringTable of the decoder; NULL: none
     PyObject* shared        # the same of the channel that the message came by

@@ -1,6 +1,6 @@
 """Strings that are not written out when they come again: keys of dicts, names of types.
 
-A key is looked for where the message before had one, then by its hash; what is kept of it are the bytes
+A key is looked for by its hash, which every key of a dict has ready; what is kept of it are the bytes
 that stand for it: a word of the static table, an entry of the string table, or its text, which within lists
 becomes a reference to where the message has it already. How a key is written depends on its text and on the
 tables alone, so that equal objects give equal messages.
@@ -10,7 +10,7 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy
 
 from fastcomm._core.capi cimport (
-    PyObject, PyUnicode_DATA, PyUnicode_GET_LENGTH, PyUnicode_IS_COMPACT_ASCII, Py_NewRef, Py_XDECREF,
+    ascii_text, likely, PyObject, PyUnicode_GET_LENGTH, PyUnicode_IS_COMPACT_ASCII, Py_NewRef, Py_XDECREF,
     ready_hash, unlikely,
 )
 from fastcomm._core.wire cimport (
@@ -19,8 +19,7 @@ from fastcomm._core.wire cimport (
 )
 from fastcomm._core.words cimport FC_WORD_INDEX, fc_word_hash, fc_word_index, fc_words
 from fastcomm._core.output cimport (
-    KEY_SLOTS, KEY_WAYS, PENDING, REF_SLOTS, SCRIPT_SLOTS, KeySlot, RefSlot, Writer, copy_short,
-    put_size,
+    KEY_SLOTS, KEY_WAYS, PENDING, REF_SLOTS, KeySlot, RefSlot, Writer, copy_short, put_size,
 )
 
 cdef enum:
@@ -47,7 +46,7 @@ cdef inline bint says(Writer* writer, uint8_t* p, uint32_t offset, PyObject* key
     cdef uint8_t* said = writer.start + offset
     if said + size >= p or said[0] != SHORT_STR + size:
         return False
-    return same_text(said + 1, <uint8_t*> PyUnicode_DATA(key), size)
+    return same_text(said + 1, ascii_text(key), size)
 
 
 cdef inline uint8_t* put_repeated(Writer* writer, uint8_t* p, KeySlot* known) noexcept:
@@ -89,7 +88,7 @@ cdef inline int find_word(const uint8_t* text, Py_ssize_t size) noexcept:
 
 cdef inline void learn_key(KeySlot* slot, PyObject* key, Py_hash_t hash, Py_ssize_t size) noexcept:
     """How a key is written depends on its text alone: a table that says it, or its characters."""
-    cdef const uint8_t* text = <const uint8_t*> PyUnicode_DATA(key)
+    cdef const uint8_t* text = ascii_text(key)
     cdef int number = find_word(text, size) if size > 1 else -1
     Py_XDECREF(slot.key)
     slot.key = Py_NewRef(key)
@@ -140,20 +139,23 @@ cdef inline bint learn_entry(Writer* writer, KeySlot* slot) noexcept:
 cdef inline bint is_known(KeySlot* slot, PyObject* key, Py_hash_t hash, Py_ssize_t size) noexcept:
     if slot.key == NULL or slot.hash != hash or PyUnicode_GET_LENGTH(slot.key) != size:
         return False
-    return size < 2 or same_text(<uint8_t*> PyUnicode_DATA(slot.key), <uint8_t*> PyUnicode_DATA(key), size)
+    if size == 1:
+        return ascii_text(slot.key)[0] == ascii_text(key)[0]
+    return same_text(ascii_text(slot.key), ascii_text(key), size)
 
 
-cdef inline KeySlot* find_key(Writer* writer, KeySlot* said, PyObject* key) noexcept:
-    """What is known of a key: found by its hash, which every key of a dict has ready, and its text; learned
-    if it is new. NULL: it is not short, or not ASCII."""
+cdef inline KeySlot* ways_of(Writer* writer, Py_hash_t hash) noexcept:
+    return &writer.keys[hash & (KEY_SLOTS - KEY_WAYS)]
+
+
+cdef inline KeySlot* find_key(Writer* writer, PyObject* key) noexcept:
+    """What is known of a key; learned if it is new. NULL: it is not short, or not ASCII."""
     cdef Py_ssize_t size = PyUnicode_GET_LENGTH(key)
     cdef Py_hash_t hash = ready_hash(key)
-    cdef KeySlot* ways = &writer.keys[hash & (KEY_SLOTS - KEY_WAYS)]
+    cdef KeySlot* ways = ways_of(writer, hash)
     cdef int i
     if not PyUnicode_IS_COMPACT_ASCII(key) or <size_t> (size - 1) >= <size_t> SHORT_STR_MAX:
         return NULL
-    if is_known(said, key, hash, size):
-        return said
     for i in range(KEY_WAYS):
         if is_known(&ways[i], key, hash, size):
             return &ways[i]
@@ -168,16 +170,13 @@ cdef inline KeySlot* find_key(Writer* writer, KeySlot* said, PyObject* key) noex
 
 
 cdef inline KeySlot* known_key(Writer* writer, PyObject* key) noexcept:
-    """What is known of a str key; NULL: it is not short, or not ASCII. Messages come in streams of one kind:
-    it is most likely the key that stood here in the message before."""
-    cdef KeySlot** said = &writer.script[writer.turn & (SCRIPT_SLOTS - 1)]
-    cdef KeySlot* slot = said[0]
-    writer.turn += 1
-    if unlikely(slot.key != key):
-        slot = find_key(writer, slot, key)
-        if slot != NULL:
-            said[0] = slot
-    return slot
+    """The same, first by identity: most keys are constants of some code, or came out of a decoder."""
+    cdef KeySlot* ways = ways_of(writer, ready_hash(key))
+    cdef int i
+    for i in range(KEY_WAYS):
+        if likely(ways[i].key == key):
+            return &ways[i]
+    return find_key(writer, key)
 
 
 cdef inline uint8_t* put_known(Writer* writer, uint8_t* p, KeySlot* slot) noexcept:

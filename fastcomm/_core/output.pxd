@@ -15,7 +15,6 @@ cdef enum:
     REF_SLOTS = 128
     KEY_SLOTS = 128
     KEY_WAYS = 4            # slots next to each other in which a key may be
-    SCRIPT_SLOTS = 64
 
 
 cdef struct Step:
@@ -63,8 +62,6 @@ cdef struct Writer:
     int depth
     RefSlot refs[REF_SLOTS]
     KeySlot keys[KEY_SLOTS]
-    int turn                    # how many keys of this message were looked for
-    KeySlot* script[SCRIPT_SLOTS]   # where those of the message before were, in their order
 
 
 cdef enum Why:

@@ -7,16 +7,17 @@ Each field's bytes of the tail must follow those of the fields before it: what i
 larger than a small multiple of it.
 """
 
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport uint8_t
 from libc.string cimport memcmp, memcpy
 
 from fastcomm._core.capi cimport (
-    PyObject, PyTypeObject, PyBytes_AS_STRING, PyUnicode_DATA, PyUnicode_New, Py_DECREF, Py_NewRef,
+    ascii_text, PyObject, PyTypeObject, PyBytes_AS_STRING, PyUnicode_New, Py_DECREF, Py_NewRef,
 )
 from fastcomm._core.schema cimport (
     ARRAY, BOOL, BYTES, CHAR_BYTES, CHAR_STR, ENUM_POSITION, ENUM_VALUE, EnumNumbers, FC_ALLOC, Field,
     HEADER_BYTES, Header, Layout, STR, STRUCT, STRUCT_FLAG, Span, layout_of, signature_text,
 )
+from fastcomm._core.utf8 cimport copy_ascii
 from fastcomm._core.wire cimport MAGIC, VERSION
 
 from fastcomm.errors import DecodeError
@@ -122,22 +123,6 @@ cdef int check_flag(Reader* reader, Field* field, const uint8_t* at) except -1:
     return flag
 
 
-cdef inline bint copy_ascii(uint8_t* target, const uint8_t* source, Py_ssize_t size) noexcept:
-    """Copy, and say whether the copy is all ASCII."""
-    cdef uint64_t word, seen = 0
-    cdef Py_ssize_t i = 0
-    while i + 8 <= size:
-        memcpy(&word, source + i, 8)
-        memcpy(target + i, &word, 8)
-        seen |= word
-        i += 8
-    while i < size:
-        target[i] = source[i]
-        seen |= target[i]
-        i += 1
-    return (seen & 0x8080808080808080ULL) == 0
-
-
 cdef str text_at(Reader* reader, Field* field, const uint8_t* at, Py_ssize_t size):
     """A str of `size` bytes of UTF-8. Other than ASCII is decoded from a copy that nobody changes."""
     cdef PyObject* ascii
@@ -149,7 +134,7 @@ cdef str text_at(Reader* reader, Field* field, const uint8_t* at, Py_ssize_t siz
         raise MemoryError()
     text = <object> ascii
     Py_DECREF(ascii)
-    if copy_ascii(<uint8_t*> PyUnicode_DATA(ascii), at, size):
+    if copy_ascii(ascii_text(ascii), at, size):
         return text
     try:
         return (<const char*> at)[:size].decode()

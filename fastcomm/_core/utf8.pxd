@@ -1,6 +1,7 @@
-"""UTF-8 from the code points of a str."""
+"""UTF-8 from the code points of a str, and ASCII into one."""
 
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
 
 from fastcomm._core.capi cimport PyUnicode_READ
 
@@ -35,3 +36,19 @@ cdef inline uint8_t* put_code_point(uint8_t* p, uint32_t c) noexcept:
     p[2] = <uint8_t> (0x80 | c >> 6 & 0x3F)
     p[3] = <uint8_t> (0x80 | c & 0x3F)
     return p + 4
+
+
+cdef inline bint copy_ascii(uint8_t* target, const uint8_t* source, Py_ssize_t size) noexcept:
+    """Copy, and say whether all of it was ASCII. What is tested is the copy: the source may be changing."""
+    cdef uint64_t word, seen = 0
+    cdef Py_ssize_t i = 0
+    while i + 8 <= size:
+        memcpy(&word, source + i, 8)
+        memcpy(target + i, &word, 8)
+        seen |= word
+        i += 8
+    while i < size:
+        target[i] = source[i]
+        seen |= target[i]
+        i += 1
+    return (seen & 0x8080808080808080ULL) == 0

@@ -12,14 +12,15 @@ from cpython.mem cimport PyMem_Calloc, PyMem_Realloc
 from cpython.pycapsule cimport PyCapsule_GetName, PyCapsule_GetPointer
 
 from fastcomm._core.capi cimport (
-    likely, Py_DECREF, Py_EQ, Py_INCREF, Py_NewRef, Py_None, Py_REFCNT, Py_True, Py_TYPE, PyBool_Type,
-    PyByteArray_AS_STRING, PyByteArray_GET_SIZE, PyByteArray_Type, PyBytes_AS_STRING, PyBytes_GET_SIZE,
-    PyBytes_Resize, PyBytes_Type, PyDict_GET_SIZE, PyDict_Next, PyDict_Type, PyErr_NoMemory,
-    PyFloat_AS_DOUBLE, PyFloat_Type, PyFrozenSet_Type, PyList_GET_ITEM, PyList_GET_SIZE, PyList_Type,
-    PyLong_AsLongLongAndOverflow, PyLong_AsUnsignedLongLongMask, PyLong_FromUnsignedLongLong, PyLong_Type,
-    PyMemoryView_Type, PyObject, PyObject_RichCompareBool, PySequence_Tuple, PySet_Type, PyTuple_GET_ITEM,
-    PyTuple_GET_SIZE, PyTuple_Type, PyType_IsSubtype, PyType_Type, PyTypeObject, PyUnicode_DATA,
-    PyUnicode_GET_LENGTH, PyUnicode_IS_COMPACT_ASCII, PyUnicode_KIND, PyUnicode_READ, PyUnicode_Type,
+    ascii_text, likely, Py_DECREF, Py_EQ, Py_INCREF, Py_NewRef, Py_None, Py_REFCNT, Py_True, Py_TYPE,
+    PyBool_Type, PyByteArray_AS_STRING, PyByteArray_GET_SIZE, PyByteArray_Type, PyBytes_AS_STRING,
+    PyBytes_GET_SIZE, PyBytes_Resize, PyBytes_Type, PyDict_GET_SIZE, PyDict_Next, PyDict_Type,
+    PyErr_NoMemory, PyFloat_AS_DOUBLE, PyFloat_Type, PyFrozenSet_Type, PyList_GET_ITEM, PyList_GET_SIZE,
+    PyList_Type, PyLong_AsLongLongAndOverflow, PyLong_AsUnsignedLongLongMask, PyLong_FromUnsignedLongLong,
+    PyLong_Type, PyMemoryView_Type, PyObject, PyObject_RichCompareBool, PySequence_Tuple, PySet_Type,
+    PyTuple_GET_ITEM, PyTuple_GET_SIZE, PyTuple_Type, PyType_IsSubtype, PyType_Type, PyTypeObject,
+    PyUnicode_DATA, PyUnicode_GET_LENGTH, PyUnicode_IS_COMPACT_ASCII, PyUnicode_KIND, PyUnicode_READ,
+    PyUnicode_Type, unlikely,
 )
 from fastcomm._core.keys cimport find_key, known_key, put_known
 from fastcomm._core.output cimport (
@@ -198,16 +199,16 @@ cdef uint8_t* put_wide_str(Writer* writer, uint8_t* p, PyObject* obj) noexcept:
 
 cdef inline uint8_t* put_str(Writer* writer, uint8_t* p, PyObject* obj) noexcept:
     cdef Py_ssize_t size
-    if not PyUnicode_IS_COMPACT_ASCII(obj):
+    if unlikely(not PyUnicode_IS_COMPACT_ASCII(obj)):
         return put_wide_str(writer, p, obj)
     size = PyUnicode_GET_LENGTH(obj)
     if size > SHORT_STR_MAX:
-        return put_block(writer, p, 0, -1, STR, PyUnicode_DATA(obj), size)
+        return put_block(writer, p, 0, -1, STR, ascii_text(obj), size)
     p = room(writer, p, SHORT_STR_MAX + HEAD_ROOM)
     if p == NULL:
         return NULL
     p[0] = <uint8_t> (SHORT_STR + size)
-    copy_short(p + 1, <const uint8_t*> PyUnicode_DATA(obj), size)
+    copy_short(p + 1, ascii_text(obj), size)
     return p + 1 + size
 
 
@@ -485,7 +486,7 @@ cdef uint8_t* put_whole(Writer* writer, bytes message) noexcept:
 
 cdef uint8_t* put_name(Writer* writer, uint8_t* p, PyObject* name) noexcept:
     """Of a type: a key of the table of types, so it has its hash. Comes again like a key of a dict."""
-    cdef KeySlot* known = find_key(writer, &writer.keys[0], name)
+    cdef KeySlot* known = find_key(writer, name)
     if known == NULL:
         return put_str(writer, p, name)
     p = room(writer, p, SHORT_STR_MAX + HEAD_ROOM)
