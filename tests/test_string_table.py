@@ -148,6 +148,16 @@ def test_an_entry_beyond_the_text_is_refused():
     assert (table.learn("def"), table.refused) == (-1, 1)
 
 
+def test_nothing_is_learned_beyond_the_text_though_the_memory_says_so():
+    memory = bytearray(StringTable.nbytes(10, 100) + 64)
+    table = StringTable(10, 100, memory=memory)
+    table.learn("abc")
+    memory[128:132] = (0xFFFFFFF0).to_bytes(4, "little")
+    with pytest.raises(CorruptSegmentError, match="string 1 of a table is at 4294967280"):
+        table.learn("another")
+    assert not any(memory[-64:])
+
+
 @pytest.mark.parametrize(("strings", "size"), [(0, 10), (10, 0), (2**21, 10), (10, 2**29)])
 def test_sizes_that_can_not_be_are_refused(strings, size):
     with pytest.raises(ValueError, match="they must be"):

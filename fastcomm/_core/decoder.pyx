@@ -19,7 +19,8 @@ from fastcomm._core.input cimport (
 from fastcomm._core.reader cimport take_value
 from fastcomm._core.strings cimport StringTable
 from fastcomm._core.wire cimport (
-    HEADER, IS_LZ4, IS_STRUCT, IS_ZSTD, MAGIC, MAX_DEPTH, NO_LIMIT, set_error, VERSION, WITH_TABLE,
+    byte_once, HEADER, IS_LZ4, IS_STRUCT, IS_ZSTD, MAGIC, MAX_DEPTH, NO_LIMIT, set_error, VERSION,
+    WITH_TABLE,
 )
 from fastcomm._core.words cimport FC_WORDS
 
@@ -35,15 +36,16 @@ cdef decode_struct_t decode_struct = NULL
 
 cdef int take_header(Reader* reader) noexcept:
     """The second byte, flags and version; -1 if this is no message that can be read here."""
-    cdef int head
+    cdef int magic, head
     if not has(reader, 1):
         return -1
-    if reader.p[0] != MAGIC:
-        stop(reader, NOT_A_MESSAGE, reader.p, reader.p[0])
+    magic = byte_once(reader.p)
+    if magic != MAGIC:
+        stop(reader, NOT_A_MESSAGE, reader.p, magic)
         return -1
     if not has(reader, HEADER):
         return -1
-    head = reader.p[1]
+    head = byte_once(reader.p + 1)
     if head & 0x0F != VERSION:
         stop(reader, BAD_VERSION, reader.p + 1, head & 0x0F)
         return -1

@@ -3,6 +3,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from fastcomm._core.capi cimport PyObject
+from fastcomm._core.wire cimport byte_once
 
 cdef enum:
     KEY_SLOTS = 512
@@ -79,7 +80,7 @@ cdef inline Py_ssize_t take_size(Reader* reader) noexcept:
     for shift in range(0, 63, 7):
         if not has(reader, 1):
             return -1
-        byte = reader.p[0]
+        byte = byte_once(reader.p)
         reader.p += 1
         size |= <uint64_t> (byte & 0x7F) << shift
         if byte < 0x80:

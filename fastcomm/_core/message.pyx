@@ -62,11 +62,15 @@ cdef class LastText:
     """UTF-8 to str; the last one is kept, since messages of one sender or subject come in streams."""
 
     cdef str decode(self, const char *source, int length):
-        """`length` is at most the size of the buffer: the caller has checked it."""
+        """`length` is at most the size of the buffer: the caller has checked it.
+
+        Decoded is the copy: Python's decoder looks at a byte more than once.
+        """
         if self.value is None or length != self.length or memcmp(self.encoded, source, length) != 0:
-            self.value = PyUnicode_DecodeUTF8(source, length, "replace")
+            self.value = None
             self.length = length
             memcpy(self.encoded, source, length)
+            self.value = PyUnicode_DecodeUTF8(self.encoded, length, "replace")
         return self.value
 
 

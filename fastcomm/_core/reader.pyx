@@ -25,11 +25,10 @@ from fastcomm._core.input cimport (
 from fastcomm._core.strings cimport StringTable
 from fastcomm._core.texts cimport take_key_text, take_text
 from fastcomm._core.wire cimport (
-    SMALL_DICT,
-    ARRAY, BIG_INT, BYTEARRAY, BYTES, DATETIME, DICT, EXTENDED, FALSE, FAR_ENTRY, FAR_REF, FLOAT, FROZENSET,
-    INT, LIST, MAX_DEPTH, NEAR_ENTRY, NEAR_REF, NEGATIVE, NONE, PICKLE, SCALAR, SET, set_error,
+    ARRAY, BIG_INT, byte_once, BYTEARRAY, BYTES, DATETIME, DICT, EXTENDED, FALSE, FAR_ENTRY, FAR_REF, FLOAT,
+    FROZENSET, INT, LIST, MAX_DEPTH, NEAR_ENTRY, NEAR_REF, NEGATIVE, NONE, PICKLE, SCALAR, SET, set_error,
     SHORT_BYTES, SHORT_DICT, SHORT_LIST, SHORT_STR, SHORT_STR_MAX, SHORT_TUPLE, SHORT_WORD, SHORT_WORDS,
-    STR, STRUCT, TIME, TIMEZONE, TINY_NEGATIVE, TRUE, TUPLE, WORD, ZONEINFO,
+    SMALL_DICT, STR, STRUCT, TIME, TIMEZONE, TINY_NEGATIVE, TRUE, TUPLE, WORD, ZONEINFO,
 )
 from fastcomm._core.words cimport FC_WORDS, fc_words
 
@@ -126,7 +125,7 @@ cdef PyObject* take_ref(Reader* reader, Py_ssize_t offset, const uint8_t* where)
         return NULL
     if offset < reader.header or offset >= where - reader.start:
         return stop(reader, BAD_REFERENCE, where, offset)
-    size = <Py_ssize_t> reader.start[offset] - SHORT_STR
+    size = <Py_ssize_t> byte_once(reader.start + offset) - SHORT_STR
     if size < 0 or size > SHORT_STR_MAX or offset + 1 + size > where - reader.start:
         return stop(reader, BAD_REFERENCE, where, offset)
     return take_key_text(reader, reader.start + offset + 1, size)
@@ -136,7 +135,7 @@ cdef inline PyObject* take_near_ref(Reader* reader, int tag, const uint8_t* wher
     cdef int low
     if not has(reader, 1):
         return NULL
-    low = reader.p[0]
+    low = byte_once(reader.p)
     reader.p += 1
     return take_ref(reader, (tag - NEAR_REF) << 8 | low, where)
 
@@ -165,7 +164,7 @@ cdef PyObject* take_interned(Reader* reader, int tag, const uint8_t* where) noex
         return make_word(reader, tag - SHORT_WORD, where)
     if not has(reader, 1):
         return NULL
-    low = reader.p[0]
+    low = byte_once(reader.p)
     reader.p += 1
     if tag >= NEAR_ENTRY:
         return take_entry(reader, (tag - NEAR_ENTRY) << 8 | low, where)
@@ -334,7 +333,7 @@ cdef inline PyObject* take_key(Reader* reader) noexcept:
     cdef const uint8_t* data = reader.p + 1
     cdef Py_ssize_t size
     if reader.p < reader.end:
-        size = <Py_ssize_t> reader.p[0] - SHORT_STR
+        size = <Py_ssize_t> byte_once(reader.p) - SHORT_STR
         if 0 <= size <= SHORT_STR_MAX and reader.end - data >= size:
             reader.p = data + size
             return take_key_text(reader, data, size)
@@ -398,14 +397,9 @@ cdef inline PyObject* take_scalar(Reader* reader, int tag, const uint8_t* where)
     return take_sized(reader, tag, where)
 
 
-cdef PyObject* take(Reader* reader) noexcept:
-    cdef const uint8_t* where = reader.p
-    cdef int tag, kind
-    if not has(reader, 1):
-        return NULL
-    tag = where[0]
-    kind = tag >> 4
-    reader.p += 1
+cdef inline PyObject* take_tagged(Reader* reader, int tag, const uint8_t* where) noexcept:
+    """The value whose tag, at `where`, has been read."""
+    cdef int kind = tag >> 4
     if kind == 6 or kind == 7:
         return take_text(reader, tag - SHORT_STR)
     elif kind == 0 or kind == 1 or kind == 2 or kind == 3:
@@ -427,6 +421,14 @@ cdef PyObject* take(Reader* reader) noexcept:
     elif kind == 13 or kind == 14:
         return take_interned(reader, tag, where)
     return take_extended(reader, tag, where)
+
+
+cdef PyObject* take(Reader* reader) noexcept:
+    cdef const uint8_t* where = reader.p
+    if not has(reader, 1):
+        return NULL
+    reader.p += 1
+    return take_tagged(reader, byte_once(where), where)
 
 
 # Of the tags F0..FE: bytes of fixed size, then values.
@@ -468,15 +470,17 @@ cdef PyObject* take_extended(Reader* reader, int tag, const uint8_t* where) noex
 cdef PyObject* take_part(Reader* reader, int tag) noexcept:
     cdef PyObject* view = reader.view
     cdef PyObject* value
+    cdef const uint8_t* where = reader.p
     cdef int inner
     if not has(reader, 1):
         return NULL
-    inner = reader.p[0]
+    inner = byte_once(where)
+    reader.p += 1
     if inner >= EXTENDED and not (TIMEZONE <= inner <= ZONEINFO and TIME <= tag <= DATETIME):
-        return stop(reader, BAD_TAG, reader.p, inner)
+        return stop(reader, BAD_TAG, where, inner)
     if tag == SCALAR or tag == PICKLE or tag == STRUCT:
         reader.view = NULL      # what is read from these bytes is no view of them
-    value = take(reader)
+    value = take_tagged(reader, inner, where)
     reader.view = view
     return value
 
@@ -529,7 +533,7 @@ cdef PyObject* take_array(Reader* reader, PyObject* values, const uint8_t* where
     cdef object window, result
     if size < 0 or not has(reader, 1):
         return NULL
-    padding = reader.p[0]
+    padding = byte_once(reader.p)
     reader.p += 1
     if not has(reader, padding) or size > reader.end - reader.p - reader.owed - padding:
         return stop(reader, TRUNCATED, reader.p, size)

@@ -10,6 +10,8 @@ larger than a small multiple of it.
 from libc.stdint cimport uint8_t
 from libc.string cimport memcmp, memcpy
 
+from cpython.unicode cimport PyUnicode_DecodeUTF8
+
 from fastcomm._core.capi cimport (
     ascii_text, PyObject, PyTypeObject, PyBytes_AS_STRING, PyUnicode_New, Py_DECREF, Py_NewRef,
 )
@@ -18,7 +20,7 @@ from fastcomm._core.schema cimport (
     HEADER_BYTES, Header, Layout, STR, STRUCT, STRUCT_FLAG, Span, layout_of, signature_text,
 )
 from fastcomm._core.utf8 cimport copy_ascii
-from fastcomm._core.wire cimport MAGIC, VERSION
+from fastcomm._core.wire cimport byte_once, MAGIC, VERSION, word_once
 
 from fastcomm.errors import DecodeError
 
@@ -104,7 +106,8 @@ cdef int check_evolution(Reader* reader, Layout layout, Header* header) except -
 cdef Span take_span(Reader* reader, Field* field, const uint8_t* at) except *:
     """Where the bytes of a field are: copied once, checked, and no part of the tail given twice."""
     cdef Span span
-    memcpy(&span, at, sizeof(Span))
+    cdef uint64_t word = word_once(at)
+    memcpy(&span, &word, sizeof(Span))
     if span.offset < reader.cursor or span.offset > reader.length:
         field_fault(field, offset_of(reader, at),
                     f"begins at {span.offset}, outside of {reader.cursor} to {reader.length}")
@@ -117,14 +120,14 @@ cdef Span take_span(Reader* reader, Field* field, const uint8_t* at) except *:
 
 cdef int check_flag(Reader* reader, Field* field, const uint8_t* at) except -1:
     """A byte that is 0 or 1."""
-    cdef uint8_t flag = at[0]
+    cdef uint8_t flag = byte_once(at)
     if flag > 1:
         return field_fault(field, offset_of(reader, at), f"has the byte {flag} where 0 or 1 has to be")
     return flag
 
 
 cdef str text_at(Reader* reader, Field* field, const uint8_t* at, Py_ssize_t size):
-    """A str of `size` bytes of UTF-8. Other than ASCII is decoded from a copy that nobody changes."""
+    """A str of `size` bytes of UTF-8. Other than ASCII is decoded from the copy, which nobody changes."""
     cdef PyObject* ascii
     cdef object text
     if size == 0:
@@ -137,7 +140,7 @@ cdef str text_at(Reader* reader, Field* field, const uint8_t* at, Py_ssize_t siz
     if copy_ascii(ascii_text(ascii), at, size):
         return text
     try:
-        return (<const char*> at)[:size].decode()
+        return PyUnicode_DecodeUTF8(<const char*> ascii_text(ascii), size, NULL)
     except UnicodeDecodeError:
         field_fault(field, at - reader.start, f"has {size} bytes that are not UTF-8")
 

@@ -15,19 +15,25 @@ from fastcomm._core.capi cimport (
 )
 from fastcomm._core.input cimport BAD_TEXT, has, pending, Reader, stop
 from fastcomm._core.utf8 cimport copy_ascii
-from fastcomm._core.wire cimport same_text
+from fastcomm._core.wire cimport byte_once, same_text
 
 
 cdef inline PyObject* make_text(Reader* reader, const uint8_t* data, Py_ssize_t size) noexcept:
+    """What is not all ASCII is decoded from the copy: Python's decoder looks at a byte more than once."""
+    cdef PyObject* copy
     cdef PyObject* text
-    if size > 1 and data[0] < 0x80:     # shorter ones are singletons of the interpreter
-        text = PyUnicode_New(size, 127)
-        if text == NULL:
+    cdef uint8_t only
+    if size > 1:
+        copy = PyUnicode_New(size, 127)
+        if copy == NULL:
             return pending(reader)
-        if copy_ascii(ascii_text(text), data, size):
-            return text
-        Py_DECREF(text)
-    text = PyUnicode_DecodeUTF8(<const char*> data, size, NULL)
+        if copy_ascii(ascii_text(copy), data, size):
+            return copy
+        text = PyUnicode_DecodeUTF8(<const char*> ascii_text(copy), size, NULL)
+        Py_DECREF(copy)
+    else:       # a singleton of the interpreter
+        only = byte_once(data) if size else 0
+        text = PyUnicode_DecodeUTF8(<const char*> &only, size, NULL)
     if text != NULL:
         return text
     if not PyErr_ExceptionMatches(PyExc_UnicodeDecodeError):

@@ -12,6 +12,10 @@ cdef extern from *:
     #endif
     """
 
+cdef extern from "fc_once.h":
+    uint8_t byte_once "fc_byte_once"(const uint8_t*) noexcept nogil
+    uint64_t word_once "fc_word_once"(const uint8_t*) noexcept nogil
+
 cdef extern from "Python.h":
     const Py_ssize_t NO_LIMIT "PY_SSIZE_T_MAX"
 

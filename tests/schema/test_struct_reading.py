@@ -1,7 +1,6 @@
 """Reading messages of Structs: hostile bytes, memory that changes, older and newer classes, views."""
 
 import struct
-import threading
 from typing import Annotated, Any
 
 import numpy as np
@@ -120,35 +119,6 @@ class TestHostileBytes:
         twice = changed(message, HEADER + 8, struct.pack("<II", offset, 100))
         with pytest.raises(DecodeError, match=f"'b' begins at {offset}, outside of {offset + 100}"):
             Many.unpack(twice)
-
-    def test_memory_that_changes_while_it_is_read(self) -> None:
-        message = bytearray(example(symbol="s" * 50, payload=b"p" * 50).pack())
-        fixed = bytes(message)
-        done = threading.Event()
-
-        def meddle() -> None:
-            noise = np.random.default_rng(1)
-            while not done.is_set():
-                at = int(noise.integers(0, len(message)))
-                message[at] = int(noise.integers(0, 256))
-                if at % 5 == 0:
-                    message[:] = fixed
-
-        meddler = threading.Thread(target=meddle)
-        meddler.start()
-        outcomes = set()
-        try:
-            for _ in range(3000):
-                try:
-                    outcomes.add(type(Everything.unpack(message)))
-                    read_all(message)
-                    Everything.array([message])
-                except DecodeError:
-                    outcomes.add(DecodeError)
-        finally:
-            done.set()
-            meddler.join()
-        assert outcomes <= {Everything, DecodeError}
 
 
 class Old(Struct, type_id=902, registry=None):
