@@ -1,32 +1,21 @@
-"""Round trips, hostile input and the format held fixed."""
+"""Round trips, refusals, buffers and hostile input."""
 
 import array
 import collections
-import dataclasses
-import datetime
-import decimal
 import enum
 import gc
 import json
-import math
-import mmap
-import os
-import random
 import re
-import signal
 import struct
 import sys
 import threading
 import tracemalloc
-import uuid
-import zoneinfo
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from oracle_codec import oracle_decode
+from oracle_codec import alike, oracle_decode
 
 from fastcomm._core.codec import Codec, decode, encode, encode_into
 from fastcomm._core.encoder import Encoder
@@ -34,17 +23,8 @@ from fastcomm.errors import DecodeError, EncodeError
 
 HEAD = b"\xc1\x01"
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "codec_v1.json").read_text())
-NAMES = {
-    "inf": math.inf,
-    "nan": math.nan,
-    "dt": datetime,
-    "decimal": decimal,
-    "np": np,
-    "uuid": uuid,
-    "zoneinfo": zoneinfo,
-}
-WIRE = (Path(__file__).parent.parent / "docs" / "wire.md").read_text()
-PLAIN = [entry for entry in GOLDEN if not entry["name"].startswith("compressed")]
+# Messages that a decoder without types and string table reads, and that are not compressed.
+PLAIN = [entry for entry in GOLDEN if "by" not in entry and not entry["name"].startswith("compressed")]
 CORPUS = [bytes.fromhex(entry["hex"]) for entry in PLAIN if len(entry["hex"]) < 1000]
 
 keys = st.recursive(
@@ -73,37 +53,10 @@ values = st.recursive(
 )
 
 
-def alike(a, b):
-    """Equal, of the same types at every level, floats by their bits, dicts in the same order."""
-    if type(a) is not type(b):
-        return False
-    if type(a) is float:
-        return struct.pack("<d", a) == struct.pack("<d", b)
-    if type(a) is dict:
-        return alike(list(a.items()), list(b.items()))
-    if type(a) in (list, tuple):
-        return len(a) == len(b) and all(map(alike, a, b))
-    if type(a) in (set, frozenset):  # whose == would not find a NaN again
-        return len(a) == len(b) and all(any(alike(x, y) for y in b) for x in a)
-    if isinstance(a, (np.ndarray, np.generic)):
-        return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
-    if type(a) is decimal.Decimal:
-        return str(a) == str(b)
-    return a == b
-
-
 def nested(depth, inner=0):
     for _ in range(depth):
         inner = [inner]
     return inner
-
-
-def varint(n):
-    out = bytearray()
-    while n >= 0x80:
-        out.append(n & 0x7F | 0x80)
-        n >>= 7
-    return bytes([*out, n])
 
 
 # ---------------------------------------------------------------- round trips
@@ -196,56 +149,12 @@ def test_references_do_not_leak_from_one_message_into_the_next():
 # ---------------------------------------------------------------- the format
 
 
-@pytest.mark.parametrize("entry", GOLDEN, ids=lambda entry: entry["name"])
-def test_golden_message(entry):
-    if entry["name"].startswith("compressed by "):
-        pytest.importorskip({"lz4": "lz4", "zstd": "zstandard"}[entry["name"].split()[-1]])
-    value = eval(entry["value"], dict(NAMES))
-    message = bytes.fromhex(entry["hex"])
-    assert alike(decode(message), value)
-    if not entry["name"].startswith("compressed by "):
-        assert alike(oracle_decode(message), value)
-    if entry["encodes"]:
-        assert encode(value) == message
-
-
-def test_every_tag_has_a_golden_message():
-    def tags(message):
-        return {*message[2:]} if message[1] == 1 else set()
-
-    fixed = {*range(0x58, 0x60), *range(0xB8, 0xBE), *range(0xF0, 0xF8), 0xFB, 0xFC}
-    assert fixed - set().union(*map(tags, CORPUS)) == set()
-
-
 @given(values)
 def test_the_decoder_agrees_with_the_one_written_from_the_description(value):
     assert alike(oracle_decode(encode(value)), value)
 
 
-Colour = enum.Enum("Colour", "RED")
 Point = collections.namedtuple("Point", "x y")
-
-
-@dataclasses.dataclass
-class Task:
-    owner: str
-
-
-EXAMPLES = re.findall(r"^    >>> (.+)\n    (\[C1 .+)", WIRE, re.MULTILINE)
-
-
-@pytest.mark.parametrize(("call", "shown"), EXAMPLES, ids=[call for call, _ in EXAMPLES])
-def test_the_page_of_the_format_shows_what_is_written(call, shown):
-    names = NAMES | {"encode": encode, "Codec": Codec, "Colour": Colour, "Point": Point, "Task": Task}
-    names |= {"Decimal": decimal.Decimal, "datetime": datetime.datetime, "timezone": datetime.timezone}
-    message = eval(call, names)
-    assert message == bytes.fromhex(re.sub(r"[\[\]]", "", shown))
-    types = {"Colour": Colour, "Point": Point, "Task": Task}
-    assert alike(Codec(types=types).decode(message), oracle_decode(message, types))
-
-
-def test_the_page_of_the_format_has_examples():
-    assert len(EXAMPLES) >= 10
 
 
 # ---------------------------------------------------------------- refusals of the encoder
@@ -557,60 +466,6 @@ def test_a_reserved_tag_is_a_decode_error(tag):
         decode(HEAD + bytes([tag]) + bytes(20))
 
 
-@pytest.mark.parametrize("tag", [0x5C, 0x5D, 0x5E, 0x5F, 0xB8, 0xB9, 0xBA, 0xBB, 0xBC, 0xBD])
-@pytest.mark.parametrize("size", [100, 2**31, 2**60, 2**62, 2**63 - 1])
-def test_a_size_beyond_the_input_fails_before_anything_is_allocated(tag, size):
-    message = HEAD + bytes([tag]) + varint(size)
-    peak = peak_of_decode(message)
-    assert peak < 10_000
-
-
-def peak_of_decode(message):
-    """Decode, whatever comes of it, and return the most memory that was held."""
-    tracemalloc.start()
-    try:
-        result = decode(message)
-    except DecodeError:
-        result = None
-    finally:
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-    del result
-    return peak
-
-
-def declared_again_and_again(total, tag, least):
-    """Containers one in another, each declared as large as the rest of the message could hold."""
-    out = bytearray(HEAD)
-    while len(out) < total and len(out) < 3000:
-        out += bytes([tag]) + varint((total - len(out) - 10) // least)
-    return bytes(out) + bytes(total - len(out))
-
-
-MANY = HEAD + b"\xb8" + varint(20_000)
-NEAR = b"\xc0\x06"  # the str behind MANY
-GREEDY = {
-    "lists declared within lists": declared_again_and_again(200_000, 0xB8, 1),
-    "tuples declared within tuples": declared_again_and_again(200_000, 0xB9, 1),
-    "dicts declared within dicts": declared_again_and_again(200_000, 0xBA, 2),
-    "empty lists": HEAD + b"\xb8" + varint(100_000) + b"\x90" * 100_000,
-    "empty dicts": HEAD + b"\xb8" + varint(100_000) + b"\xa0" * 100_000,
-    "one-pair dicts": HEAD + b"\xb8" + varint(50_000) + b"\xa1\x00\x00" * 50_000,
-    "nested one-pair dicts": HEAD + b"\xb8" + varint(20_000) + b"\xa1\x00\xa1\x00\xa1\x00\x00" * 20_000,
-    "references to a long str": MANY + b"\x7f" + b"\xc3\xa9" * 15 + b"a" + NEAR * 19_999,
-    "references to a wide str": MANY + b"\x7c" + b"\xf0\x9f\x98\x80" * 7 + NEAR * 19_999,
-    "large dict": HEAD
-    + b"\xba"
-    + varint(20_000)
-    + b"".join(b"\x4a" + i.to_bytes(3, "little") + b"\x00" for i in range(20_000)),
-}
-
-
-@pytest.mark.parametrize("message", GREEDY.values(), ids=GREEDY.keys())
-def test_memory_stays_within_a_small_multiple_of_the_input(message):
-    assert peak_of_decode(message) < 130 * len(message)
-
-
 def test_neither_success_nor_failure_leaks_memory():
     # Without numpy, whose own caches grow for thousands of calls, and strings kept of the message before.
     whole = [bytes.fromhex(entry["hex"]) for entry in PLAIN if "np." not in entry["value"]]
@@ -776,38 +631,3 @@ def test_threads_share_the_functions():
     for thread in threads:
         thread.join()
     assert failures == []
-
-
-def scribble(memory, message):
-    """Write the message, and random bytes into it, again and again until killed."""
-    random.seed(1)
-    while True:
-        memory[: len(message)] = message
-        for _ in range(50):
-            memory[random.randrange(len(message))] = random.choice((0, 0xFF, random.randrange(256)))
-
-
-@pytest.mark.no_sanitizer("the other process never ends by itself")
-def test_bytes_that_another_process_changes_meanwhile_give_a_value_or_a_decode_error():
-    row = {"id": 7, "names": ["größe", "x" * 40, b"bytes"], "at": datetime.date(2024, 1, 1), "big": 2**90}
-    message = encode([row] * 20 + [np.arange(50.0), {1, 2}, {"a key": {"a key": 2.5}}])
-    memory = mmap.mmap(-1, len(message))
-    child = os.fork()
-    if not child:
-        scribble(memory, message)
-    outcomes = collections.Counter()
-    try:
-        for turn in range(3000):
-            try:
-                decode(memory, copy=bool(turn % 4))
-            except DecodeError as error:
-                outcomes[0 <= error.offset <= len(message)] += 1
-            else:
-                outcomes["value"] += 1
-    finally:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        memory.close()
-    assert outcomes[True] > 0
-    assert outcomes[False] == 0
-    assert decode(encode(row)) == row
