@@ -4,6 +4,7 @@ Switches, read from the environment:
 
 FASTCOMM_DEBUG=1                   bounds checks, C assertions and the fault hooks that crash tests stop at
 FASTCOMM_SANITIZE=address,undefined | thread   (thread: also tests/orders, and mutants of memory orders)
+FASTCOMM_SANITIZE=address,undefined,fuzzer-no-link   the codec, its edges counted, for tests/fuzz (clang)
 FASTCOMM_ANNOTATE=1                write the HTML reports of ``cython -a`` beside the generated C
 FASTCOMM_WERROR=1                  warnings of Cython and of the C compiler are errors (CI)
 
@@ -29,7 +30,8 @@ def switch(name: str) -> bool:
     return os.environ.get(name, "0") not in ("", "0")
 
 
-SANITIZERS = {"": "", "address,undefined": "asan", "thread": "tsan"}
+FUZZER = "address,undefined,fuzzer-no-link"
+SANITIZERS = {"": "", "address,undefined": "asan", "thread": "tsan", FUZZER: "fuzz"}
 
 DEBUG = switch("FASTCOMM_DEBUG")
 ANNOTATE = switch("FASTCOMM_ANNOTATE")
@@ -66,6 +68,11 @@ DIRECTIVES = {
     "auto_pickle": False,
     "autotestdict": False,
 }
+
+
+# What fastcomm.Codec and fastcomm.Struct load.
+CODEC = {"codec", "compression", "decoder", "encoder", "extended", "reader", "schema", "strings", "writer"}
+CODEC |= {"struct_array", "struct_base", "struct_reader", "struct_view", "struct_writer"}
 
 
 def compile_args() -> list[str]:
@@ -148,6 +155,8 @@ class BuildExt(build_ext):
 SOURCES = sorted(CORE.glob("*.pyx"))
 if SANITIZE == "thread":
     SOURCES += sorted(Path("tests/orders").glob("*.pyx"))
+if SANITIZE == FUZZER:
+    SOURCES = [source for source in SOURCES if source.stem in CODEC]
 
 setup(
     ext_modules=[extension(source) for source in SOURCES],

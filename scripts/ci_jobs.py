@@ -37,6 +37,7 @@ DIST = ROOT / "dist"
 VENV = ROOT / ".venv"
 EXTRAS = ("test", "lint", "cli")
 MODEL_FULL_SECONDS = 7500.0  # of one run; its own limit is a little lower
+FUZZ_SECONDS = int(os.environ.get("FUZZ_SECONDS") or 120)
 # `make test` runs on this Python, `wheel` on the last of the others, CI's jobs py3xx on those between.
 PYTHONS = ("3.11", "3.12", "3.13")
 THIS_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -57,6 +58,7 @@ RELEASE = Variant("release")
 DEBUG = Variant("debug", {"FASTCOMM_DEBUG": "1"})
 ASAN = Variant("asan", {"FASTCOMM_SANITIZE": "address,undefined"})
 TSAN = Variant("tsan", {"FASTCOMM_SANITIZE": "thread"})
+FUZZ = Variant("fuzz", {"FASTCOMM_SANITIZE": "address,undefined,fuzzer-no-link", "CC": "clang"})
 WERROR = Variant("release-werror", {"FASTCOMM_WERROR": "1"})
 
 
@@ -212,6 +214,15 @@ def tsan(count: Count) -> None:
         count.step(f"orders: {case}", [*runner, "--only", case])
 
 
+def fuzz(count: Count) -> None:
+    """Inputs chosen by their coverage, to the decoders under ASan and UBSan: FUZZ_SECONDS of them."""
+    install_tool("clang", "clang", "libclang-rt-dev")
+    library = build(FUZZ)
+    runner = [sys.executable, ROOT / "tests" / "fuzz" / "run.py"]
+    command = [*runner, "--library", library, "--seconds", FUZZ_SECONDS]
+    count.step(f"fuzz for {FUZZ_SECONDS} s", command, seconds=FUZZ_SECONDS + STEP_SECONDS)
+
+
 def chaos(count: Count) -> None:
     """The kill campaign: 2,000 kills at least in all, and somebody killed at each fault hook."""
     kill_campaign(count, build(DEBUG), DEBUG, 2, "--require-kills", 1300, "--require-hooks")
@@ -291,13 +302,17 @@ def check_models(count: Count, *options: str, seconds: float = STEP_SECONDS) -> 
         count.step(f"model {case}", [*runner, "--only", case], seconds=seconds)
 
 
-def install_tool(name: str) -> None:
-    """CI's machine gets it if it can; on anybody else's nothing is installed."""
+def install_tool(name: str, *packages: str) -> None:
+    """CI's machine gets it if it can; on anybody else's nothing is installed.
+
+    `packages`: exactly those instead of the one of that name with what it recommends.
+    """
+    wanted = ["--no-install-recommends", *packages] if packages else [name]
     if not shutil.which(name) and CI and os.geteuid() == 0 and shutil.which("apt-get"):
         run("apt-get update", ["apt-get", "update", "-q"])
-        run(f"apt-get install {name}", ["apt-get", "install", "-q", "-y", name], env=NO_QUESTIONS)
+        run(f"apt-get install {name}", ["apt-get", "install", "-q", "-y", *wanted], env=NO_QUESTIONS)
     if not shutil.which(name):
-        raise JobSkipped(f"no {name} on PATH (Debian: apt install {name})")
+        raise JobSkipped(f"no {name} on PATH (Debian: apt install {' '.join(packages or [name])})")
 
 
 def wheel(count: Count) -> None:
@@ -376,6 +391,7 @@ JOBS: dict[str, Job] = {
     "model-full": model_full,
     "asan": asan,
     "tsan": tsan,
+    "fuzz": fuzz,
     "chaos": chaos,
     "wheel": wheel,
     **{job_name(version): other_python(version) for version in PYTHONS},
@@ -383,7 +399,7 @@ JOBS: dict[str, Job] = {
     "perf-check": perf_check,
 }
 CI_EXTRA = (
-    *("lint", "model", "asan", "tsan", "chaos", "wheel"),
+    *("lint", "model", "asan", "tsan", "fuzz", "chaos", "wheel"),
     *map(job_name, BUILT_FOR),
     *("bench", "perf-check"),
 )

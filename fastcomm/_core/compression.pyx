@@ -10,7 +10,8 @@ from fastcomm._core.wire cimport IS_LZ4, IS_ZSTD
 
 FLAGS = {"lz4": IS_LZ4, "zstd": IS_ZSTD}
 
-# LZ4 and zstd expand a byte to at most about 255 and 2^17 bytes; the limit on the stated size bounds both.
+# What a byte becomes at most. LZ4: the byte that lengthens a match. zstd: one of the 4 of a block of 128 KiB.
+EXPANSION = {IS_LZ4: 255, IS_ZSTD: 32 << 10}
 
 
 def compressor(str name not None, level=None):
@@ -57,6 +58,8 @@ cdef tuple load_zstd():
 
 def decompress(int flag, bytes data not None, Py_ssize_t size):
     """The `size` bytes that were compressed to `data`. ValueError if they are not those, or can't be read."""
+    if size > len(data) * EXPANSION[flag]:
+        raise ValueError(f"{size} bytes, which can't have been compressed to {len(data)}")
     try:
         plain = lz4_plain(data, size) if flag == IS_LZ4 else zstd_plain(data, size)
     except ImportError as error:

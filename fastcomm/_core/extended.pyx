@@ -327,14 +327,14 @@ cdef object restore_array(tuple values, object data, bint copy):
     nbytes = math.prod(shape_of(shape)) * dtype.itemsize
     if nbytes != len(data):
         raise ValueError(f"{len(data)} bytes for an array of {nbytes}")
-    order = "F" if fortran is True else "C"
+    order = "F" if need(fortran, bool, "an array's order") else "C"
     if not nbytes:
         return numpy.ndarray(shape, dtype, order=order)
     if not copy:
         # frombuffer keeps the buffer exported; ndarray(buffer=...) would keep the object alone.
         return numpy.frombuffer(data, dtype).reshape(shape, order=order)
     array = numpy.empty(shape, dtype, order=order)
-    bytes_of(array, fortran is True)[:] = numpy.frombuffer(data, "u1")
+    bytes_of(array, fortran)[:] = numpy.frombuffer(data, "u1")
     return array
 
 
