@@ -197,7 +197,7 @@ def sanitizer_tests(count: Count, variant: Variant, sanitizer: str, options: str
 def asan(count: Count) -> None:
     """Python never frees all it has at exit; a size beyond all memory must be a MemoryError, as elsewhere."""
     options = "detect_leaks=0:halt_on_error=1:allocator_may_return_null=1:handle_sigill=2"
-    sanitizer_tests(count, ASAN, "asan", options, "not debug_build and not no_sanitizer")
+    sanitizer_tests(count, ASAN, "asan", options, "not debug_build and not large and not no_sanitizer")
 
 
 def tsan(count: Count) -> None:
@@ -259,7 +259,7 @@ def other_python(version: str) -> Job:
     def job(count: Count) -> None:
         python = make_venv(find_python(version), BUILD / f"venv-{version}")
         pip_install(python, *requirements(*EXTRAS))
-        run_tests(count, build(RELEASE, python), RELEASE, "not debug_build", python)
+        run_tests(count, build(RELEASE, python), RELEASE, "not debug_build and not large", python)
 
     return job
 
@@ -338,7 +338,7 @@ def wheel(count: Count) -> None:
         pip_install(python, "--only-binary", ":all:", f"{packed}[{','.join(EXTRAS)}]", env=env)
         site_packages = output_of(python, "-c", "import sysconfig; print(sysconfig.get_path('platlib'))")
         env["PYTHONPATH"] = ""
-        run_tests(count, Path(site_packages), RELEASE, "not debug_build", python, env, tree)
+        run_tests(count, Path(site_packages), RELEASE, "not debug_build and not large", python, env, tree)
 
 
 def wheel_python() -> str:

@@ -25,6 +25,7 @@ SLOWDOWN = float(os.environ.get("FASTCOMM_TEST_SLOWDOWN", "1"))
 SECONDS_PER_TEST = 120
 MARKERS = (
     "timeout(seconds): the watchdog's time for this test instead of 120 s",
+    "large: a thousand agents; only `make test` runs it, other jobs and builds do not",
     "debug_build: needs the fault hooks of the debug build; `make test` runs it there",
     "no_sanitizer(reason): not run under ASan: it tests the sources, measures, or starts compilers",
     "tsan: threads that share one mapping; `make tsan` runs it under ThreadSanitizer as well",
