@@ -94,11 +94,9 @@ class QueueRing(RingBuffer, SharedQueue):
         self._check_company("full" if for_room else "empty")
 
     def _why_full(self, nbytes: int, timeout: float) -> str:
-        limit = f"of at most {self.maxsize} items" if self.maxsize else "items"
         return (
-            f"no room for an item of {nbytes} bytes in {self.name!r} within {timeout:.3g} s: it has "
-            f"{self.items} {limit}, {self.depth} of {self.capacity} bytes are taken; none was taken out for "
-            f"{self._seconds_since_a_release():.3g} s{self._why_held_up()}; {self._who_else()}"
+            f"no room for an item of {nbytes} bytes in {self.name!r} within {timeout:.3g} s: "
+            f"{self._backlog()}; {self._who_else()}"
         )
 
     def _outlives_handles(self) -> bool:

@@ -268,14 +268,20 @@ cdef class Ring(RingHandle):
         return now - self.watched_since
 
     def _seconds_since_a_release(self):
-        """For how long the head has not moved, as far as this handle's puts have watched it."""
+        """For how long the head has not moved, as far as this handle has watched it."""
         return self.standstill(fc_monotonic_ns()) / 1e9
 
     def _why_full(self, Py_ssize_t nbytes, timeout):
+        return (
+            f"no room for a record of {nbytes} bytes in {self.name!r} within {timeout:.3g} s: "
+            f"{self._backlog()}"
+        )
+
+    def _backlog(self):
+        """What waits, for whom, and for how long it has, as far as this handle has watched."""
         consumer, _ = self._consumer()
         still = self._seconds_since_a_release()
         return (
-            f"no room for a record of {nbytes} bytes in {self.name!r} within {timeout:.3g} s: "
             f"{self.depth} of {self.capacity} bytes wait for its consumer, {self._describe_owner(consumer)}, "
             f"which has taken nothing for {still:.3g} s{self._why_held_up()}"
         )

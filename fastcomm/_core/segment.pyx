@@ -185,15 +185,11 @@ cdef class Segment(SegmentFile):
         """Who that is, for the text of an error."""
         if not self.taken(slot):
             return "nobody"
-        pid = self.pid_of(slot)
-        try:
-            with open(f"/proc/{pid}/stat", errors="replace") as file:
-                text = file.read()    # pid (command) state ..., and the command may contain parentheses
-        except OSError:
-            text = "(?) ?"
-        end = text.rindex(")")
-        alive = "alive but stopped" if text[end + 2] in "Tt" else "alive"
-        return f"pid {pid} {text[text.index('('):end + 1]}, {alive if self.alive(slot) else 'dead'}"
+        return describe_process(self.pid_of(slot), self.alive(slot))
+
+    def stopped(self, int slot):
+        """Whether the holder of the slot lives, but is stopped (SIGSTOP, a debugger)."""
+        return self.alive(slot) and process_of(self.pid_of(slot))[1]
 
     def scan_is_due(self):
         """True for one caller of all processes each 500 ms: it looks for the dead."""
@@ -242,6 +238,25 @@ cdef class Segment(SegmentFile):
             if fc_load_relaxed_u32(&self.participants[slot].fd_armed)
             and slot_state(&self.participants[slot]) != FC_SLOT_FREE
         ]
+
+
+# ------------------------------------------------------------------------------------------------- processes
+
+cdef tuple process_of(int pid):
+    """(command in parentheses, whether the process is stopped); of one that has gone: "(?)", False."""
+    try:
+        with open(f"/proc/{pid}/stat", errors="replace") as file:
+            text = file.read()    # pid (command) state ..., and the command may contain parentheses
+    except OSError:
+        return "(?)", False
+    end = text.rindex(")")
+    return text[text.index("("):end + 1], text[end + 2] in "Tt"
+
+
+def describe_process(int pid, bint alive=True):
+    """``pid 7 (python), alive but stopped``, for the text of an error."""
+    command, stopped = process_of(pid)
+    return f"pid {pid} {command}, {'dead' if not alive else 'alive but stopped' if stopped else 'alive'}"
 
 
 # ----------------------------------------------------------------------------------------- without attaching

@@ -19,6 +19,8 @@ cdef class SegmentFile:
     cdef int probe_fd
     cdef object mutex        # threads of this process: an OFD lock does not keep them from each other
     cdef readonly bint forked
+    cdef bint only_looks     # made by look()
+    cdef readonly int kind
     cdef fc_header_t *header
     cdef readonly list parameters
     cdef list sections       # (offset, size), as checked when the segment was attached

@@ -76,9 +76,12 @@ cdef extern from "<fcntl.h>" nogil:
 cdef extern from "<sys/mman.h>" nogil:
     void *mmap(void *address, size_t length, int protection, int flags, int fd, long long offset)
     int munmap(void *address, size_t length)
-    int PROT_READ, PROT_WRITE, MAP_SHARED
+    int madvise(void *address, size_t length, int advice)
+    int MADV_DONTNEED
+    int PROT_READ, PROT_WRITE, MAP_SHARED, MAP_PRIVATE
     void *MAP_FAILED
 
+GATE = FC_LOCK_GATE              # the byte of a segment's file that the holder of its gate has locked
 _segments = weakref.WeakSet()    # live handles, for the fork hook
 
 
@@ -116,14 +119,23 @@ cdef bytes boot_id():
 
 @cython.final
 cdef class Mapping:
-    """A shared mapping of a file, exported as a buffer; it is unmapped when the last view of it has gone."""
+    """A mapping of a file, exported as a buffer; it is unmapped when the last view of it has gone.
 
-    def __cinit__(self, int fd, size_t size):
-        cdef void *base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
+    Shared; or private: what is written here stays here, and from then on its page shows nothing of what
+    others write, until renew().
+    """
+
+    def __cinit__(self, int fd, size_t size, bint private=False):
+        cdef int flags = MAP_PRIVATE if private else MAP_SHARED
+        cdef void *base = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, fd, 0)
         if base == MAP_FAILED:
             raise OSError(errno, strerror(errno).decode())
         self.base = <unsigned char *>base
         self.size = size
+
+    def renew(self):
+        """Of a private mapping: forget what was written here, and see what others have written."""
+        madvise(self.base, self.size, MADV_DONTNEED)
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
         PyBuffer_FillInfo(buffer, self, self.base, self.size, False, flags)
@@ -225,6 +237,36 @@ cdef class SegmentFile:
         self.forked = False
         _segments.add(self)
         return self, created
+
+    @classmethod
+    def look(cls, str path):
+        """The segment at `path`, of whatever name and kind, only to look at it.
+
+        Waits for nobody and disturbs nobody.
+
+        The file is opened for reading, so no lock can be taken through it, and mapped privately, so that
+        nothing written here reaches it. Only pages that were reserved may be read: reading one of an inbox
+        that nobody has had would make it. SegmentNotFoundError, AbiMismatchError, CorruptSegmentError,
+        PermissionError.
+        """
+        cdef SegmentFile self = cls.__new__(cls)
+        cdef fc_header_t header
+        self.path = self.name = path
+        self.only_looks = True
+        # O_NONBLOCK: opening a FIFO of that name must not wait for its writer.
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        try:
+            self.lock_fd = os.open(path, flags)
+        except FileNotFoundError:
+            raise SegmentNotFoundError(f"there is no segment {path}") from None
+        self.probe_fd = os.dup(self.lock_fd)    # the same description will do: it holds no locks
+        head = os.pread(self.lock_fd, sizeof(fc_header_t), 0)
+        if len(head) < <Py_ssize_t>sizeof(fc_header_t) or not any(head[:8]):
+            raise SegmentNotFoundError(f"the segment {path} was never completed by its creator")
+        memcpy(&header, <const char *>head, sizeof(fc_header_t))
+        self.name = header.name[:min(header.name_length, <uint32_t>FC_MAX_NAME)].decode("utf-8", "replace")
+        self.attach(head, header.kind)
+        return self
 
     cdef open_fds(self, bint create, int mode):
         flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
@@ -373,7 +415,7 @@ cdef class SegmentFile:
                 f"{self.name!r}"
             )
         self.check_sections(&header, size)
-        self.mapping = Mapping(self.probe_fd, size)
+        self.mapping = Mapping(self.probe_fd, size, self.only_looks)
         self.find_parts(&header)
 
     cdef check_sections(self, fc_header_t *header, uint64_t size):
@@ -401,6 +443,7 @@ cdef class SegmentFile:
         """
         cdef int i
         self.header = <fc_header_t *>self.mapping.base
+        self.kind = checked.kind
         self.sections = [
             (checked.sections[i].offset, checked.sections[i].size) for i in range(<int>checked.section_count)
         ]
@@ -493,6 +536,10 @@ cdef class SegmentFile:
     def leave_gate(self):
         self.unlock_byte(FC_LOCK_GATE)
         self.mutex.release()
+
+    def gate_is_held(self):
+        """Whether another handle is in the gate now."""
+        return any_lock(self.probe_fd, FC_LOCK_GATE, 1, self.path)
 
     # --------------------------------------------------------------------------------------------------- end
 

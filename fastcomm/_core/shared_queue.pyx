@@ -174,6 +174,13 @@ cdef class SharedQueue(Ring):
         seen = f" for {(fc_monotonic_ns() - self.kept_since) / 1e9:.3g} s" if holder == self.kept_by else ""
         return f"; {self._describe_owner(holder)}, is taking an item{seen}, and keeps others from it"
 
+    def _backlog(self):
+        limit = f"of at most {self.shared.limit} items" if self.shared.limit else "items"
+        return (
+            f"it has {self.items} {limit}, {self.depth} of {self.capacity} bytes are taken; none was taken "
+            f"out for {self._seconds_since_a_release():.3g} s{self._why_held_up()}"
+        )
+
     cdef void complete_journal(self) noexcept nogil:
         """After the death of who held the lock: if it had published its head,
         `taken` becomes what it was to be.

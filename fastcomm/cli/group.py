@@ -10,6 +10,7 @@ from fastcomm._version import __version__
 COMMANDS: Final = {
     "clean": "fastcomm.cli.segments:clean",
     "demo": "fastcomm.cli.demo:demo",
+    "doctor": "fastcomm.cli.doctor:doctor",
     "ls": "fastcomm.cli.segments:ls",
 }
 
