@@ -176,7 +176,9 @@ class _Seen:
             pids = _pids_with(segment.path, locking=GATE)
             who = " and ".join(map(describe_process, pids)) or "a process that this user can't look into"
             text = f"its gate is held by {who}: nobody can join, leave, subscribe or be reaped meanwhile"
-            advice = "let that process go on (kill -CONT, if it is stopped) or kill it; the kernel frees the gate"
+            advice = (
+                "let that process go on (kill -CONT, if it is stopped) or kill it; the kernel frees the gate"
+            )
             yield ("gate", *pids), Finding(text, advice)
         elif segment.mutating:
             text = "somebody was killed while changing its tables"

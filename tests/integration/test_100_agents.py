@@ -1,4 +1,4 @@
-"""Random messages among a hundred agents, and a thousand: each is delivered once, in its publisher's order."""
+"""Random messages among 100 agents, and 1,000: each is delivered once, in the order of its publisher."""
 
 import random
 import struct
