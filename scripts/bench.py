@@ -17,12 +17,12 @@ SCRIPTS = Path(__file__).resolve().parent
 if str(SCRIPTS) not in sys.path:  # with PYTHONSAFEPATH set it is not
     sys.path.insert(0, str(SCRIPTS))
 
-from benchlib import footprint, latency, limits, load, report, throughput  # noqa: E402
+from benchlib import delivery, footprint, latency, limits, load, report, throughput  # noqa: E402
 from benchlib.contest import Contest, Line, Setting, Skipped, run_contest  # noqa: E402
 from benchlib.method import Gate  # noqa: E402
 from benchlib.processes import plan_placement  # noqa: E402
 
-CONTESTS = [*throughput.CONTESTS, *latency.CONTESTS, *load.CONTESTS, *footprint.CONTESTS]
+CONTESTS = [*throughput.CONTESTS, *latency.CONTESTS, *delivery.CONTESTS, *load.CONTESTS, *footprint.CONTESTS]
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

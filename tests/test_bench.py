@@ -432,6 +432,63 @@ class TestCommand:
         assert "no room" in capsys.readouterr().err
 
 
+class TestPromises:
+    """scripts/promises.py over made-up benchmarks."""
+
+    @pytest.fixture
+    def run(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+        """Run it with a benchmark of the given contenders: exit status, and the promises in its file."""
+        import promises as command
+        from benchlib.contest import Contest
+
+        def run(prepare, unit: str, bound: float, statistic: str = ""):  # type: ignore[no-untyped-def]
+            promise = command.Promise("made up", "contest", "fastcomm", bound, statistic)
+            contest = Contest("contest", "nothing", unit, None, prepare, rounds=(1, 1))
+            monkeypatch.setattr(command, "PROMISES", [promise])
+            monkeypatch.setattr(command, "contests", lambda: {"contest": contest})
+            path = tmp_path / "promises.json"
+            status = command.main(["--no-pin", "--json", str(path)])
+            return status, json.loads(path.read_text())["promises"]
+
+        return run
+
+    @staticmethod
+    def measures(**figures: float):  # type: ignore[no-untyped-def]
+        from benchlib.contest import Contender
+
+        return lambda setting, stack: [
+            Contender("fastcomm", "", lambda: figures, "ours"),
+            Contender("peer", "", lambda: pytest.fail("others were measured")),
+        ]
+
+    @pytest.mark.parametrize(
+        ("unit", "bound", "kept"),
+        [("us", 5.1, True), ("us", 5, False), ("msg/s", 4.9, True), ("msg/s", 5, False)],
+    )
+    def test_times_stay_below_their_bound_and_rates_above(  # type: ignore[no-untyped-def]
+        self, run, capsys: pytest.CaptureFixture[str], unit: str, bound: float, kept: bool
+    ) -> None:
+        status, (promise,) = run(self.measures(p95=5.0, p50=1.0), unit, bound, "p95")
+        assert status == (0 if kept else 1)
+        assert (promise["kept"], promise["measured"], promise["bound"]) == (kept, 5.0, bound)
+        assert ("NOT KEPT" not in capsys.readouterr().out) == kept
+
+    def test_what_can_not_be_measured_is_not_kept(self, run, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
+        status, (promise,) = run(lambda setting, stack: 1 / 0, "us", 5)
+        assert status == 1
+        assert (promise["kept"], promise["measured"]) == (False, None)
+        assert "not measured" in capsys.readouterr().out
+
+    def test_each_promise_is_about_a_benchmark_and_one_of_our_contenders(self) -> None:
+        import promises as command
+        from benchlib.channels import is_ours
+
+        known = command.contests()
+        assert [
+            one for one in command.PROMISES if one.contest not in known or not is_ours(one.contender)
+        ] == []
+
+
 @pytest.mark.parametrize(
     ("group", "benchmark", "contenders"),
     [

@@ -95,13 +95,17 @@ def cells(line: Line) -> tuple[str, ...]:
         "yes" if line.pinned else "no",
         "-" if contest.payload is None else str(contest.payload),
         line.statistic,
-        number(summary.median) + (NOISY if summary.noisy else ""),
+        median_of(line),
         f"{number(summary.low)} .. {number(summary.high)}",
         contest.unit,
         f"{summary.kept}/{summary.dropped}",
         to(line.limit),
         to(line.best_peer),
     )
+
+
+def median_of(line: Line) -> str:
+    return number(line.summary.median) + (NOISY if line.summary.noisy else "")
 
 
 def to(ratio: Ratio | None) -> str:
@@ -117,9 +121,13 @@ def print_table(title: str, lines: Sequence[Line]) -> None:
     rows = [cells(line) for line in lines]
     if sys.stdout.isatty() and print_rich(title, rows):
         return
-    widths = [max(map(len, column)) for column in zip(HEADINGS, *rows, strict=True)]
     print(f"\n{title}")
-    for row in (HEADINGS, *rows):
+    print_aligned([HEADINGS, *rows])
+
+
+def print_aligned(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
         print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     sys.stdout.flush()
 

@@ -23,7 +23,7 @@ from benchlib.channels import (
 )
 from benchlib.contest import Contender, Contenders, Contest, Setting, Skipped
 from benchlib.method import Figures, calibrate
-from benchlib.processes import Worker
+from benchlib.processes import Worker, context
 from fastcomm import Queue, RingBuffer
 from fastcomm.testing import isolated_name
 
@@ -62,6 +62,17 @@ def one_thread(
 
     count = calibrate(block, 1000, setting.block_seconds)
     return Contender(name, "", lambda: block(count), "ours" if is_ours(name) else "peer")
+
+
+def queue_put_and_get(setting: Setting, stack: contextlib.ExitStack) -> Contenders:
+    ours = OurQueueChannel(stack)
+    theirs = context.SimpleQueue()  # put of mp.Queue only hands over to a thread
+    stack.callback(theirs.close)
+    return [
+        one_thread("fastcomm Queue", ours.sender(), ours.receiver(), setting),
+        one_thread("mp.SimpleQueue", theirs.put, theirs.get, setting),
+        copy_limit(setting),
+    ]
 
 
 def copy_limit(setting: Setting) -> Contender | Skipped:
@@ -266,6 +277,7 @@ def deliver(send_all: Callable[[int], None], workers: Sequence[Worker], count: i
 
 CONTESTS = [
     Contest("ring put+get", "put and get in one thread", "us", ONE_THREAD_PAYLOAD, put_and_get),
+    Contest("queue put+get", "put and get in one thread", "us", ONE_THREAD_PAYLOAD, queue_put_and_get),
     Contest("ring 1:1", "one call a message", "msg/s", PAYLOAD, one_to_one, needs_two_cpus=True),
     Contest(
         "ring 1:1 batches",
