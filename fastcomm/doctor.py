@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 from fastcomm._core.ring import Ring
@@ -86,26 +87,19 @@ class _Patient:
 
     def __init__(self, info: SegmentInfo) -> None:
         self.info = info
-        self.problem = info.problem
         self.seen: _Seen | None = None
-        if self.problem is None:
-            try:
-                self.seen = _see(Segment.look(info.path))
-            except (SegmentError, OSError) as error:
-                self.problem = str(error)
 
     def look(self, again: bool) -> _Look:
-        problem = self.problem
-        if self.seen is not None:
-            try:
-                self.seen.segment.mapping.renew()
-                return dict(self.seen.look(again))
-            except FileNotFoundError:
+        try:
+            if self.seen is None:
+                self.seen = _see(Segment.look(self.info.path))
+            self.seen.segment.mapping.renew()
+            return dict(self.seen.look(again))
+        except (SegmentError, OSError) as error:
+            if not os.path.exists(self.info.path):
                 return {}  # it has just been removed
-            except SegmentError as error:
-                problem = str(error)
-        advice = "`fastcomm clean` removes it if nobody uses it; else use the release that made it"
-        return {("unreadable",): Finding(str(problem), advice)}
+            advice = "`fastcomm clean` removes it if nobody uses it; else use the release that made it"
+            return {("unreadable",): Finding(str(error), advice)}
 
     def report(self, first: _Look, second: _Look) -> Checkup:
         findings = tuple(finding for key, finding in second.items() if key in first)
@@ -246,28 +240,32 @@ class _BusView(Bus):
         self._doorbells.close()
 
 
-class _RingView(Ring):
-    def __init__(self, segment: Segment) -> None:
-        super().__init__(*RingBuffer._memory(segment), owner=1, name=segment.name)
-        self._segment = segment
+class _View:
+    """Who its owners are, for the texts of a ring that is only looked at."""
+
+    _segment: Segment
 
     def _describe_owner(self, owner: int) -> str:
         return self._segment.describe(owner - 1)
 
 
-class _QueueView(SharedQueue):
-    def __init__(self, segment: Segment) -> None:
-        super().__init__(*QueueRing._memory(segment), owner=1, name=segment.name)
-        self._segment = segment
+class _RingView(_View, Ring):
+    pass
 
-    def _describe_owner(self, owner: int) -> str:
-        return self._segment.describe(owner - 1)
+
+class _QueueView(_View, SharedQueue):
+    pass
 
 
 class _SeenRing(_Seen):
     def __init__(self, segment: Segment) -> None:
         super().__init__(segment)
-        self.ring = _QueueView(segment) if segment.kind == KIND_QUEUE else _RingView(segment)
+        self.ring: _RingView | _QueueView
+        if segment.kind == KIND_QUEUE:
+            self.ring = _QueueView(*QueueRing._memory(segment), owner=1, name=segment.name)
+        else:
+            self.ring = _RingView(*RingBuffer._memory(segment), owner=1, name=segment.name)
+        self.ring._segment = segment
 
     def summary(self) -> str:
         return f"{super().summary()}, {self.ring.depth} of {self.ring.capacity} bytes taken"
@@ -318,12 +316,14 @@ def _pids_with(path: str, locking: int | None = None) -> list[int]:
 
 def _has_open(pid: str, file: os.stat_result, locking: int | None) -> bool:
     try:
-        for descriptor in os.listdir(f"/proc/{pid}/fd"):
+        descriptors = os.listdir(f"/proc/{pid}/fd")
+    except OSError:  # it has ended, or is another user's
+        return False
+    for descriptor in descriptors:
+        with suppress(OSError):  # it has closed this one
             found = os.stat(f"/proc/{pid}/fd/{descriptor}")
             if os.path.samestat(found, file) and (locking is None or _locks(pid, descriptor, locking)):
                 return True
-    except OSError:  # it ended, closed the descriptor, or is another user's
-        return False
     return False
 
 

@@ -78,7 +78,7 @@ cdef extern from "<sys/mman.h>" nogil:
     int munmap(void *address, size_t length)
     int madvise(void *address, size_t length, int advice)
     int MADV_DONTNEED
-    int PROT_READ, PROT_WRITE, MAP_SHARED, MAP_PRIVATE
+    int PROT_READ, PROT_WRITE, MAP_SHARED, MAP_PRIVATE, MAP_NORESERVE
     void *MAP_FAILED
 
 GATE = FC_LOCK_GATE              # the byte of a segment's file that the holder of its gate has locked
@@ -126,7 +126,8 @@ cdef class Mapping:
     """
 
     def __cinit__(self, int fd, size_t size, bint private=False):
-        cdef int flags = MAP_PRIVATE if private else MAP_SHARED
+        # NORESERVE: a private copy of a segment that is larger than memory could not be had, nor is it made.
+        cdef int flags = MAP_PRIVATE | MAP_NORESERVE if private else MAP_SHARED
         cdef void *base = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, fd, 0)
         if base == MAP_FAILED:
             raise OSError(errno, strerror(errno).decode())
