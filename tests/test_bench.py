@@ -489,6 +489,19 @@ class TestPromises:
         ] == []
 
 
+def test_the_comparison_of_buses_runs_with_the_peers_that_are_there(tmp_path: Path) -> None:
+    report = tmp_path / "compare.json"
+    command = [sys.executable, str(SCRIPTS / "compare_peers.py"), "bus", "--quick", "--no-pin"]
+    command += ["--only", "one way, sleeping", "--json", str(report)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(report.read_text())
+    asked = {line["contender"] for line in found["lines"]} | {skip["name"] for skip in found["skipped"]}
+    assert {"fastcomm bus", "mp.Queue", "pyzmq", "cloudtoid", "kickmsg"} <= asked
+    peers = [skip for skip in found["skipped"] if not skip["name"].startswith("C ")]
+    assert [skip for skip in peers if not skip["reason"].endswith("pip install 'fastcomm[peers]'")] == []
+
+
 @pytest.mark.parametrize(
     ("group", "benchmark", "contenders"),
     [

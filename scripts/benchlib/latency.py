@@ -38,12 +38,17 @@ NS_TO_US = 1e-3
 
 
 def spinning(setting: Setting, stack: contextlib.ExitStack) -> Contenders:
-    contenders = [ping_pong(name, setting, stack) for name in CHANNELS]
+    contenders = [ping_pong(name, make, setting, stack) for name, make in CHANNELS.items()]
     return [*contenders, *spinning_limits(setting)]
 
 
-def ping_pong(name: str, setting: Setting, stack: contextlib.ExitStack) -> Contender:
-    there, back = CHANNELS[name](stack), CHANNELS[name](stack)
+def ping_pong(
+    name: str,
+    make: Callable[[contextlib.ExitStack], Channel],
+    setting: Setting,
+    stack: contextlib.ExitStack,
+) -> Contender:
+    there, back = make(stack), make(stack)
     receive = back.receiver()
     worker = stack.enter_context(Worker(setting.placement.cpu_of(0), echo, there, back))
     send = there.sender()

@@ -41,7 +41,7 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
-enum { CELLS = 1 << 14, GET_LIMIT = 1024, MAX_BYTES = 4096, MAX_SAMPLES = 1 << 20, MAX_PROCESSES = 16 };
+enum { CELLS = 1 << 14, GET_LIMIT = 1024, MAX_BYTES = 4096, MAX_SAMPLES = 1 << 20, MAX_PROCESSES = 128 };
 enum { MAX_AGENTS = 1000, CROWD_CELLS = 1024, LEAD_NS = 300000000, QUIET_NS = 500000000 };
 
 typedef struct {

@@ -38,6 +38,10 @@ STUCK_SECONDS = 20.0
 RETRY_SECONDS = 0.0002  # after a full socket
 
 
+class LostError(RuntimeError):
+    """Messages did not arrive, or half a second after the others."""
+
+
 def count_agents(setting: Setting) -> int:
     return 20 if setting.quick else 100
 
@@ -246,7 +250,7 @@ def saturated(workers: list[Worker], seconds: float) -> Figures:
 
 def check_all_arrived(sent: int, received: int) -> None:
     if sent == 0 or sent != received:
-        raise RuntimeError(
+        raise LostError(
             f"{sent} messages were sent and {received} received; a figure about that is worth nothing"
         )
 

@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from benchlib import limits
@@ -15,6 +16,7 @@ from benchlib.channels import (
     OurQueueChannel,
     PipeChannel,
     RingChannel,
+    Send,
     consume,
     consume_many,
     is_ours,
@@ -135,9 +137,10 @@ def by_batch(
     return paced(name, lambda count: receive_batches(both, workers, count), setting)
 
 
-def paced(name: str, block: Callable[[int], Figures], setting: Setting) -> Contender:
+def paced(
+    name: str, block: Callable[[int], Figures], setting: Setting, unit: int = BATCH * PRODUCERS
+) -> Contender:
     """A contender whose blocks last as long as they should, in whole batches of each producer."""
-    unit = BATCH * PRODUCERS
     count = calibrate(block, unit, setting.block_seconds) // unit * unit
     ours = is_ours(name)
     return Contender(name, "spins" if ours else "sleeps", lambda: block(count), "ours" if ours else "peer")
@@ -207,51 +210,78 @@ def channels(
     return [by_call(name, CHANNELS[name](stack), producers, setting, stack) for name in names]
 
 
-# ---- the measuring process publishes to eight: deliveries a second until the last has its last
+# ---- the measuring process publishes to many: deliveries a second until the last has its last
 
 
-def fan_out(setting: Setting, stack: contextlib.ExitStack) -> Contenders:
+def fan_out(subscribers: int) -> Contest:
+    return Contest(
+        f"bus 1:{subscribers}",
+        "deliveries, one call a message",
+        "msg/s",
+        PAYLOAD,
+        partial(fan_out_contenders, subscribers),
+        rounds=(1, 4) if subscribers > FAN_OUT else None,  # a hundred processes take a while to be told
+    )
+
+
+def fan_out_contenders(subscribers: int, setting: Setting, stack: contextlib.ExitStack) -> Contenders:
     return [
-        bus_fan_out("fastcomm bus", consume, setting, stack),
-        bus_fan_out("fastcomm bus, receive_many", consume_many, setting, stack),
-        pipe_fan_out(setting, stack),
-        fan_out_limit(setting),
+        bus_fan_out("fastcomm bus", consume, subscribers, setting, stack),
+        bus_fan_out("fastcomm bus, receive_many", consume_many, subscribers, setting, stack),
+        channels_fan_out("mp.Pipe", PipeChannel, subscribers, setting, stack),
+        fan_out_limit(subscribers, setting),
     ]
 
 
 def bus_fan_out(
-    name: str, consumer: Callable[..., Any], setting: Setting, stack: contextlib.ExitStack
+    name: str,
+    consumer: Callable[..., Any],
+    subscribers: int,
+    setting: Setting,
+    stack: contextlib.ExitStack,
 ) -> Contender:
     channel = BusChannel(stack)
-    workers = consumers(consumer, [channel] * FAN_OUT, setting, stack)
+    workers = consumers(consumer, [channel] * subscribers, setting, stack)
     agent = channel.bus.join()
-    agent.wait_for_subscribers("bench.data", FAN_OUT, timeout=JOIN_SECONDS)
-    payload = bytes(PAYLOAD)
-
-    def send_all(count: int) -> None:
-        for _ in range(count):
-            agent.publish("bench.data", payload)
-
-    return paced(name, lambda count: deliver(send_all, workers, count), setting)
+    agent.wait_for_subscribers("bench.data", subscribers, timeout=JOIN_SECONDS)
+    return sent_to_all(name, partial(agent.publish, "bench.data"), workers, setting)
 
 
-def pipe_fan_out(setting: Setting, stack: contextlib.ExitStack) -> Contender:
-    channels = [PipeChannel(stack) for _ in range(FAN_OUT)]
+def channels_fan_out(
+    name: str,
+    make: Callable[[contextlib.ExitStack], Channel],
+    subscribers: int,
+    setting: Setting,
+    stack: contextlib.ExitStack,
+) -> Contender:
+    """By a channel to each subscriber."""
+    channels = [make(stack) for _ in range(subscribers)]
     workers = consumers(consume, channels, setting, stack)
     sends = [channel.sender() for channel in channels]
+
+    def send_to_each(payload: bytes) -> None:
+        for send in sends:
+            send(payload)
+
+    return sent_to_all(f"{name} x {subscribers}", send_to_each, workers, setting)
+
+
+def sent_to_all(name: str, send: Send, workers: Sequence[Worker], setting: Setting) -> Contender:
     payload = bytes(PAYLOAD)
 
     def send_all(count: int) -> None:
         for _ in range(count):
-            for send in sends:
-                send(payload)
+            send(payload)
 
-    return paced("mp.Pipe x 8", lambda count: deliver(send_all, workers, count), setting)
+    unit = max(1, BATCH * PRODUCERS // len(workers))
+    return paced(name, lambda count: deliver(send_all, workers, count), setting, unit)
 
 
-def fan_out_limit(setting: Setting) -> Contender | Skipped:
-    count = 10_000 if setting.quick else 50_000
-    return limits.limit("C twin x 8", "spins", setting.placement, "fan", count, PAYLOAD, FAN_OUT)
+def fan_out_limit(subscribers: int, setting: Setting) -> Contender | Skipped:
+    count = (80_000 if setting.quick else 400_000) // subscribers
+    return limits.limit(
+        f"C twin x {subscribers}", "spins", setting.placement, "fan", count, PAYLOAD, subscribers
+    )
 
 
 def consumers(
@@ -309,5 +339,5 @@ CONTESTS = [
     ),
     Contest("queue 4:1", "put and get, one call an item", "msg/s", PAYLOAD, queue_four_to_one),
     Contest("bus 1:1", "publish to receive, one call a message", "msg/s", PAYLOAD, bus_one_to_one),
-    Contest("bus 1:8", "deliveries, one call a message", "msg/s", PAYLOAD, fan_out),
+    fan_out(FAN_OUT),
 ]
