@@ -35,4 +35,4 @@ cdef class StringTable:
     cdef int take_in(self) except -1
     cdef int learn_now(self, str text, bytes encoded) except? -1
     cdef bint has_room(self, Py_ssize_t length)
-    cdef int append(self, str text, bytes encoded)
+    cdef int append(self, bytes encoded)

@@ -138,8 +138,8 @@ cdef class StringTable:
             except UnicodeDecodeError as error:
                 raise CorruptSegmentError(f"string {i} of a table is not UTF-8: {error}") from None
             self.texts.append(text)
-            self.numbers[text] = i
             self.used = end
+            self.numbers[text] = i
         return 0
 
     def find(self, str text not None):
@@ -173,18 +173,18 @@ cdef class StringTable:
         if not self.has_room(len(encoded)):
             return NOT_LEARNED
         if self.gate is None:
-            return self.append(text, encoded)
+            return self.append(encoded)
         # No Python code runs while the gate is held: a signal's handler could raise, and it would stay shut.
         if not self.gate.try_enter_gate():
             return TAKEN
         try:
             self.take_in()
             number = self.numbers.get(text, NOT_LEARNED)
-            return number if number >= 0 else self.append(text, encoded)
+            return number if number >= 0 else self.append(encoded)
         finally:
             self.gate.leave_gate()
 
-    cdef int append(self, str text, bytes encoded):
+    cdef int append(self, bytes encoded):
         """After take_in(), which has seen all that there is."""
         cdef uint32_t count = <uint32_t> len(self.texts), end = self.used + <uint32_t> len(encoded)
         if not self.has_room(len(encoded)):
@@ -194,10 +194,7 @@ cdef class StringTable:
         self.ends[count] = end
         fc_hook(FC_HOOK_STRING_BEFORE_COUNT)
         strings_learned(self.head, count + 1)
-        text = sys.intern(text)
-        self.texts.append(text)
-        self.numbers[text] = count
-        self.used = end
+        self.take_in()
         return count
 
     @property
