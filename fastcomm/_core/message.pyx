@@ -132,8 +132,10 @@ cdef class Receiver:
         message.subject = self.last_subject.decode(at, envelope.subject_length)
         at += envelope.subject_length
         message.payload = PyBytes_FromStringAndSize(at, length)
-        message.encoded = envelope.data_kind == FC_DATA_ENCODED
-        message.value = message.payload
+        if envelope.data_kind == FC_DATA_ENCODED:
+            message.encoded = True
+        else:
+            message.value = message.payload
         message.sequence = envelope.sequence
         message.sent_ns = envelope.sent_ns
         self.spare = None
