@@ -10,6 +10,8 @@ from fastcomm._core.decoder import decode
 from fastcomm._core.encoder import encode, encode_into
 from fastcomm.errors import EncodeError
 
+from fastcomm._core.encoder cimport check_room
+from fastcomm._core.output cimport put_size
 from fastcomm._core.wire cimport MAGIC, NO_LIMIT, VERSION
 
 __all__ = ["Codec", "decode", "encode", "encode_into"]
@@ -174,12 +176,8 @@ cdef class Codec:
 
 
 cdef bytes varint(Py_ssize_t size):
-    digits = bytearray()
-    while size >= 0x80:
-        digits.append(size & 0x7F | 0x80)
-        size >>= 7
-    digits.append(size)
-    return bytes(digits)
+    cdef uint8_t digits[9]
+    return (<char*> digits)[:put_size(digits, size) - digits]
 
 
 cdef Py_ssize_t copy_into(bytes message, object buffer, Py_ssize_t offset) except -1:
@@ -187,10 +185,7 @@ cdef Py_ssize_t copy_into(bytes message, object buffer, Py_ssize_t offset) excep
     cdef Py_ssize_t length = PyBytes_GET_SIZE(message)
     PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
     try:
-        if offset < 0 or view.len - offset < length:
-            raise EncodeError(
-                f"the message needs {length} bytes at offset {offset}; the buffer has {view.len} bytes in all"
-            )
+        check_room(length, offset, view.len)
         memcpy(<uint8_t*> view.buf + offset, PyBytes_AS_STRING(message), length)
     finally:
         PyBuffer_Release(&view)

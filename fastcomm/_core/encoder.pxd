@@ -6,6 +6,10 @@ from libc.stdint cimport uint8_t
 from fastcomm._core.output cimport Writer
 
 
+# Raises EncodeError unless `length` bytes at `offset` are within a buffer of `size`.
+cdef int check_room(Py_ssize_t length, Py_ssize_t offset, Py_ssize_t size) except -1
+
+
 @cython.final
 cdef class Encoder:
     cdef Writer writer

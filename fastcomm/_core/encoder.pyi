@@ -5,6 +5,8 @@ from typing_extensions import Buffer
 from fastcomm._core.extended import TypeTable
 from fastcomm._core.strings import StringTable
 
+__pyx_capi__: dict[str, object]
+
 @final
 class Encoder:
     def __init__(

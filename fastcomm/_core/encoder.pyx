@@ -125,6 +125,14 @@ cdef int raise_refusal(Writer* writer) except -1:
         forget_failure(writer)
 
 
+cdef int check_room(Py_ssize_t length, Py_ssize_t offset, Py_ssize_t size) except -1:
+    if offset < 0 or size - offset < length:
+        raise EncodeError(
+            f"the message needs {length} bytes at offset {offset}; the buffer has {size} bytes in all"
+        )
+    return 0
+
+
 @cython.final
 cdef class Encoder:
     """Encodes message after message through one scratch buffer, which grows; 256 KiB of it are kept.
@@ -265,10 +273,7 @@ cdef class Encoder:
     cdef Py_ssize_t copy_into(self, object obj, Py_buffer* view, Py_ssize_t offset) except -1:
         cdef Py_ssize_t length
         cdef const uint8_t* data = self.c_encode(obj, &length)
-        if offset < 0 or view.len - offset < length:
-            raise EncodeError(
-                f"the message needs {length} bytes at offset {offset}; the buffer has {view.len} bytes in all"
-            )
+        check_room(length, offset, view.len)
         memcpy(<uint8_t*> view.buf + offset, data, length)
         self.trim()
         return length

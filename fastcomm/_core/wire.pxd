@@ -1,4 +1,4 @@
-"""The tags and limits of the format that ``codec.pyx`` describes, and what both directions share."""
+"""The tags and limits of the format in docs/wire.md, and what both directions share."""
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
