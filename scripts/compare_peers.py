@@ -4,6 +4,7 @@
     python scripts/compare_peers.py codec               about 6 minutes; build/compare_codec.json
     python scripts/compare_peers.py codec --quick       do they still run?
     python scripts/compare_peers.py codec --only seed   those with that in their name; --list shows them
+    python scripts/compare_peers.py codec --markdown    ends with the table that docs/wire.md has
     python scripts/compare_peers.py inprocess           SubjectRegistry, EventBus, PriorityQueue: about 4
 
 The method is that of scripts/bench.py (docs/benchmarks.md). Peers: pip install 'fastcomm[peers]'; one that is
@@ -41,6 +42,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--no-pin", action="store_true", help="leave the process where the kernel puts it")
     parser.add_argument("--json", metavar="PATH", type=Path)
+    parser.add_argument("--markdown", action="store_true", help="end with one table, for the documentation")
     parser.add_argument("--list", action="store_true", help="print the names of the benchmarks")
     return parser.parse_args(arguments)
 
@@ -61,6 +63,8 @@ def main(arguments: Sequence[str]) -> int:
     measured = bench.run_all(contests, setting, gate)
     path = options.json or SCRIPTS.parent / "build" / f"compare_{options.group}.json"
     report.write_json(path, report.document(setting, gate, measured))
+    if options.markdown:
+        print("\n" + report.markdown(measured.lines))
     failed = f"{len(measured.failed)} of {len(contests)} benchmarks failed"
     print(f"\n{len(measured.lines)} lines in {path}; {failed}")
     return 1 if measured.failed or not measured.lines else 0

@@ -526,3 +526,17 @@ def test_the_comparison_with_peers_runs_with_those_that_are_there(
     expected = ("not installed", "No module", "patterns one after the other")
     assert all(any(text in reason for text in expected) for reason in reasons)
     assert all(line["best_peer"] or line["limit"] for line in found["lines"] if line["role"] == "ours")
+
+
+def test_the_comparison_ends_with_the_table_for_the_documentation(tmp_path: Path) -> None:
+    report = tmp_path / "compare.json"
+    command = [sys.executable, str(SCRIPTS / "compare_peers.py"), "codec", "--quick", "--no-pin"]
+    command += ["--only", "seed: encode, fresh", "--json", str(report), "--markdown"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = json.loads(report.read_text())["lines"]
+    (row,) = [line for line in done.stdout.splitlines() if line.startswith("| seed: encode, fresh")]
+    _, name, ours, ratio, peers, _ = row.split("|")
+    assert (name.strip(), ours.split()[-1]) == (lines[0]["name"], "ns")
+    assert float(ratio.split(";")[0]) > 0
+    assert all(line["contender"] in peers for line in lines if line["role"] == "peer")

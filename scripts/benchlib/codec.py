@@ -23,6 +23,7 @@ from benchlib.method import Figures, calibrate
 from fastcomm import Codec, StringTable, decode, encode
 
 SLICES = 50  # of a block
+ALONE = 1.02  # wall-clock over CPU time of a slice that nothing interrupted
 FRESH = 256  # different objects in turn: more than fit into a first-level cache
 
 SEED = {
@@ -120,9 +121,21 @@ def variants(value: Any) -> list[Any]:
 
 
 def in_slices(turn: Callable[[int], float], setting: Setting) -> Callable[[], Figures]:
-    """A block in many short pieces and their median, so that what interrupts one of them is not in it."""
+    """A block in many short slices: the median of those in which the thread had its CPU all the time."""
     count = calibrate(turn, 1, setting.block_seconds / SLICES)
-    return lambda: {"": statistics.median(turn(count) for _ in range(SLICES))}
+
+    def one_slice() -> tuple[float, bool]:
+        wall, cpu = time.perf_counter_ns(), time.thread_time_ns()
+        figure = turn(count)
+        cpu, wall = time.thread_time_ns() - cpu, time.perf_counter_ns() - wall
+        return figure, wall <= ALONE * cpu
+
+    def measure() -> Figures:
+        slices = [one_slice() for _ in range(SLICES)]
+        alone = [figure for figure, was_alone in slices if was_alone]
+        return {"": statistics.median(alone or [figure for figure, _ in slices])}
+
+    return measure
 
 
 def block(function: Callable[[Any], Any], inputs: Sequence[Any], setting: Setting) -> Callable[[], Figures]:

@@ -1,6 +1,7 @@
 """Lines as JSON and as a table; and what machine they are from."""
 
 import datetime
+import itertools
 import json
 import os
 import platform
@@ -130,6 +131,25 @@ def print_aligned(rows: Sequence[Sequence[str]]) -> None:
     for row in rows:
         print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     sys.stdout.flush()
+
+
+def markdown(lines: Sequence[Line]) -> str:
+    """A row for each benchmark: ours, their ratio to the best peer, the peers from the best one on."""
+    rows = ["| benchmark | fastcomm | of the best peer | peers |", "| --- | --- | --- | --- |"]
+    for contest, found in itertools.groupby(lines, key=lambda line: line.contest):
+        ranked = sorted(found, key=lambda line: line.summary.median, reverse=contest.more_is_better)
+        ours = [line for line in ranked if line.contender.role == "ours"]
+        ours.sort(key=lambda line: len(line.contender.name))  # plain "fastcomm" first
+        figures = [short(line).removeprefix("fastcomm").lstrip(", ") for line in ours]
+        ratios = [f"{line.best_peer.ratio:.2f}" if line.best_peer else "-" for line in ours]
+        peers = [short(line) for line in ranked if line.contender.role == "peer"]
+        row = (contest.name, "; ".join(figures) + f" {contest.unit}", "; ".join(ratios), ", ".join(peers))
+        rows.append(f"| {' | '.join(row)} |")
+    return "\n".join(rows)
+
+
+def short(line: Line) -> str:
+    return f"{line.contender.name} {number(line.summary.median)}{NOISY if line.summary.noisy else ''}"
 
 
 def print_rich(title: str, rows: Iterable[Sequence[str]]) -> bool:
