@@ -31,7 +31,6 @@ STRUCT_CONSTANT = 64 << 10
 ZSTD_CONSTANT = 512 << 10  # what zstd needs to decompress anything
 REFUSED = object()
 
-
 CODEC = Codec(**OPTIONS)
 FORGETFUL = Codec(**OPTIONS, interning=False)
 
@@ -117,7 +116,7 @@ def limit_for(message: bytes, *, views: bool) -> int:
     """Of a compressed message: the plain one twice, while it changes hands, and its values."""
     bound = limit_of(message, views=views)
     if len(message) < 3 or not message[1] & (LZ4 | ZSTD):
-        return bound
+        return min(bound, (1 << 20) + 16 * len(message))  # the second holds for messages as short as these
     size = shift = 0
     for at in range(2, len(message)):
         size |= (message[at] & 0x7F) << shift
