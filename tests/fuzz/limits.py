@@ -5,9 +5,7 @@ of its bytes is its cost; the bound adds the cost of every byte, be it a tag or 
 """
 
 PER_BYTE = 32  # 8 for a slot of a list, up to 30 for the table of a dict that is declared and then cut short
-PER_BYTE_IN_SETS = (
-    96  # more: their tables grow fourfold, and the old one is there until the new one is filled
-)
+PER_BYTE_IN_SETS = 96  # more: a table grows fourfold, and the old one stays until the new one is filled
 CONSTANT = 32 << 10  # an error with its text and traceback, what a module caches
 
 
@@ -22,7 +20,7 @@ def costs() -> list[int]:
     cost[0xA0:0xB0] = [272] * 16  # dict
     cost[0xB0:0xB8] = [56] * 8  # tuple
     cost[0xB8], cost[0xB9], cost[0xBA] = 64, 56, 272
-    cost[0xBB] = cost[0xC0] = 200  # a str said before that is not ASCII is made anew
+    cost[0xBB] = 200  # a str said before that is not ASCII is made anew
     cost[0xBC] = cost[0xBD] = 240  # set, frozenset
     cost[0xC0:0xD0] = [200] * 16
     cost[0xF0:0xFF] = [512] * 15  # date and the like, with the tuple that their parts are gathered in
