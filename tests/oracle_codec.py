@@ -13,7 +13,9 @@ import zoneinfo
 from pathlib import Path
 from typing import ClassVar
 
-WORDS_HEADER = Path(__file__).parent.parent / "fastcomm" / "_core" / "include" / "fc_words.h"
+import fastcomm
+
+WORDS_HEADER = Path(fastcomm.__file__).parent / "_core" / "include" / "fc_words.h"
 WORDS = re.findall(r'\{\d+, "(\w+)"\}', WORDS_HEADER.read_text())
 
 

@@ -24,7 +24,7 @@ from fastcomm.structs import Array, f8, u2
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "codec_v1.json").read_text())
 WIRE = (Path(__file__).parent.parent / "docs" / "wire.md").read_text()
-CONSTANTS = (Path(__file__).parent.parent / "fastcomm" / "_core" / "wire.pxd").read_text()
+CONSTANTS = (Path(structs.__file__).parent / "_core" / "wire.pxd").read_text()
 
 
 class Colour(enum.Enum):
