@@ -1,4 +1,4 @@
-"""PlanLike CPUs agents, workers and threads run on: plans over the machine's topology, and pinning.
+"""Which CPUs agents, workers and threads run on: plans over the machine's topology, and pinning.
 
 A **place** is a set of CPUs that one worker runs on (OpenMP's term). A **plan** cuts the CPUs that this
 process may use into places, in an order: worker k takes place k, and begins again after the last.
