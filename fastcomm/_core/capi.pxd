@@ -3,7 +3,7 @@
 A function that can fail returns NULL (or -1) with the error set; the caller has to look.
 """
 
-from libc.stdint cimport uint32_t, uint8_t
+from libc.stdint cimport uint8_t, uint32_t
 
 cdef extern from *:
     """

@@ -32,7 +32,7 @@ cdef class Codec:
     codec decompresses, up to `max_decompressed` bytes. A compressor that fails leaves the message as it is,
     which `compression_failures` counts; `compressed` counts the messages that were sent smaller.
     `max_size`: of a message in bytes; EncodeError or DecodeError beyond.
-    `interning`: False writes every key out, and keeps no keys when decoding.
+    `interning`: False writes every key out, and remembers none when decoding.
     `strings`: a StringTable to share and to learn keys into.
 
     Raises ImportError if the package of a compression is missing, TypeError and ValueError for an option that

@@ -170,7 +170,7 @@ cdef object raise_fault(Reader* reader):
 
 @cython.final
 cdef class Decoder:
-    """Decodes messages; keeps short ASCII keys by their bytes: those that come again are neither allocated nor
+    """Decodes messages; keeps short ASCII keys by their bytes: one that comes again is neither allocated nor
     hashed. `table`: a StringTable; `types`: a TypeTable. Any thread may use it.
     """
 
