@@ -380,7 +380,7 @@ def test_a_message_cut_anywhere_is_a_decode_error(message):
 
 
 @given(values)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=settings.default.max_examples // 2, deadline=None)
 def test_any_message_cut_anywhere_is_a_decode_error(value):
     message = encode(value)
     for end in range(0, len(message), 1 + len(message) // 100):
@@ -402,7 +402,11 @@ def decode_or_error(message):
 
 
 @given(st.sampled_from(CORPUS) | values.map(encode), st.data())
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    max_examples=4 * settings.default.max_examples,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 def test_changed_bytes_give_a_value_or_a_decode_error(message, data):
     mutant = bytearray(message)
     for _ in range(data.draw(st.integers(1, 4))):
@@ -412,7 +416,7 @@ def test_changed_bytes_give_a_value_or_a_decode_error(message, data):
 
 
 @given(st.binary(max_size=200))
-@settings(max_examples=400)
+@settings(max_examples=4 * settings.default.max_examples)
 def test_random_bytes_give_a_value_or_a_decode_error(data):
     decode_or_error(data)
     decode_or_error(HEAD + data)
@@ -466,6 +470,7 @@ def test_a_reserved_tag_is_a_decode_error(tag):
         decode(HEAD + bytes([tag]) + bytes(20))
 
 
+@pytest.mark.no_sanitizer("measures, for minutes there")
 def test_neither_success_nor_failure_leaks_memory():
     # Without numpy, whose own caches grow for thousands of calls, and strings kept of the message before.
     whole = [bytes.fromhex(entry["hex"]) for entry in PLAIN if "np." not in entry["value"]]

@@ -337,7 +337,7 @@ def test_a_compressed_message_in_a_compressed_one_is_refused(kind):
 
 
 @given(st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=2 * settings.default.max_examples, deadline=None)
 def test_changed_bytes_of_a_compressed_message_give_a_value_or_a_decode_error(data):
     pytest.importorskip("lz4")
     pytest.importorskip("zstandard")

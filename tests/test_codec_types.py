@@ -288,7 +288,11 @@ def value_or_error(message):
 
 
 @given(st.sampled_from(CORPUS), st.data())
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    max_examples=4 * settings.default.max_examples,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 def test_changed_bytes_give_a_value_or_a_decode_error(message, data):
     mutant = bytearray(message)
     for _ in range(data.draw(st.integers(1, 4))):
@@ -297,7 +301,7 @@ def test_changed_bytes_give_a_value_or_a_decode_error(message, data):
 
 
 @given(st.integers(0xF0, 0xFE), st.binary(max_size=60))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=4 * settings.default.max_examples, deadline=None)
 def test_random_bytes_behind_a_rare_tag_give_a_value_or_a_decode_error(tag, data):
     value_or_error(HEAD + bytes([tag]) + data)
 
