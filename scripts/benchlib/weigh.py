@@ -40,7 +40,10 @@ def grown_by(module: str, name: str, count: int) -> float:
 
 def weigh(module: str, name: str, count: int) -> Figures:
     command = [sys.executable, "-m", "benchlib.weigh", module, name, str(count)]
-    done = subprocess.run(command, cwd=SCRIPTS, check=True, capture_output=True, text=True)
+    path = os.pathsep.join(filter(None, (str(SCRIPTS), os.environ.get("PYTHONPATH"))))
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": path}, check=True, capture_output=True, text=True
+    )
     return {"": float(done.stdout)}
 
 
