@@ -39,7 +39,7 @@ def files_of_wheel(path: Path) -> set[str]:
 
 
 # Written by hand; any other .c in the sdist is generated.
-C_SOURCES = {"scripts/benchlib/limits.c"}
+C_SOURCES = {"scripts/benchlib/limits.c", "tests/fuzz/heap.c"}
 
 
 def problems_of_sdist(files: set[str]) -> list[str]:
