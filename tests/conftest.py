@@ -6,6 +6,7 @@ A run of the tests has a folder for its segments (FASTCOMM_DIR), so that runs at
 import gc
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -49,6 +50,11 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("slow build" if SLOWDOWN > 1 else "fastcomm")
+
+
+# A shell that runs this in the background has SIGINT ignored, here and in what is started here.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -65,6 +65,8 @@ class Client:
             kind, *fields = line.split()
             if kind == b"MSG":
                 delivered.append((int(fields[1]), int(self.lines.readline())))
+            elif kind == b"PING":  # of its own accord, some seconds after the connection was made
+                self.socket.sendall(b"PONG\r\n")
             else:
                 assert kind == b"-ERR", line
                 refused.append(line.decode().strip())
