@@ -182,10 +182,10 @@ cdef object take_field(Reader* reader, Field* field, const uint8_t* fixed):
     if kind == BYTES:
         span = take_span(reader, field, at)
         return (<const char*> reader.start + span.offset)[:span.length]
-    if kind == CHAR_STR:
-        return text_at(reader, field, at, char_size(at, field.size))
+    if kind == CHAR_STR:    # cut again: it may have changed since its size was looked for
+        return text_at(reader, field, at, char_size(at, field.size)).rstrip("\0")
     if kind == CHAR_BYTES:
-        return (<const char*> at)[:char_size(at, field.size)]
+        return (<const char*> at)[:char_size(at, field.size)].rstrip(b"\0")
     if kind == BOOL:
         return check_flag(reader, field, at) == 1
     if kind == ENUM_VALUE or kind == ENUM_POSITION:
