@@ -52,6 +52,7 @@ if TYPE_CHECKING:
         TableFullError,
     )
     from fastcomm.events import EventBus, EventBusStats
+    from fastcomm.priorities import Priority
     from fastcomm.priority import PriorityQueue, PriorityQueueStats
     from fastcomm.queue import JoinableQueue, Queue, SimpleQueue
     from fastcomm.rings import RingBuffer, RingStats
@@ -95,6 +96,7 @@ __all__ = [
     "NameTakenError",
     "NotRegisteredError",
     "PeerDiedError",
+    "Priority",
     "PriorityQueue",
     "PriorityQueueStats",
     "Queue",
@@ -135,6 +137,7 @@ _MODULES = {
     "fastcomm.bus": ("AgentInfo", "Bus", "connect"),
     "fastcomm.codec": ("CodecPool",),
     "fastcomm.events": ("EventBus", "EventBusStats"),
+    "fastcomm.priorities": ("Priority",),
     "fastcomm.priority": ("PriorityQueue", "PriorityQueueStats"),
     "fastcomm.queue": ("JoinableQueue", "Queue", "SimpleQueue"),
     "fastcomm.rings": ("RingBuffer", "RingStats"),

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 from _thread import allocate_lock
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastcomm import _handles
 from fastcomm._core.codec import Codec
 from fastcomm._core.message import Message
-from fastcomm._core.port import Port
+from fastcomm._core.port import Delivery, Port
 from fastcomm._core.subjects import check_pattern
 from fastcomm._core.tables import MAX_AGENT_NAME
 from fastcomm._doorbell import Deadline, Doorbell
 from fastcomm.bus import _InboxView
 from fastcomm.errors import ClosedError, Empty, PeerDiedError, RequestTimeoutError
+from fastcomm.priorities import Priority
 
 if TYPE_CHECKING:
     from fastcomm.affinity import Plan, PlanLike, pinned
@@ -24,18 +25,19 @@ if TYPE_CHECKING:
 __all__ = ["Agent", "AgentStats", "Subscription"]
 
 MAX_SPIN_US = 1000
-MAX_PENDING = 4096  # messages that a waiting publish takes out of its own inbox
+MAX_PENDING = 4096  # messages that are taken out of the inbox and not received yet
 
 
 class AgentStats(NamedTuple):
     """Counters of one agent since it joined, and its inbox now.
 
     published: messages sent; delivered: inboxes that they reached; received: taken out of the inbox;
-    bytes_in, bytes_out: of their records; misdirected: sent to an agent that left at that moment; unwanted:
-    received for a subscription that had been cancelled meanwhile, and dropped; pending: taken from the inbox
-    while a publish waited, and not received yet. depth: bytes that wait in the inbox, of capacity. aborted:
-    unfinished messages of dead publishers that were skipped; discarded: what earlier holders of this inbox
-    left unread; stale: what was meant for them and came later.
+    bytes_in, bytes_out: of their records; misdirected: sent to an agent that left at that moment;
+    unwanted: received for a subscription that had been cancelled meanwhile, and dropped; pending: taken
+    from the inbox into private memory, to be sorted by priority or while a publish waited, and not
+    received yet. depth: bytes that wait in the inbox, of capacity. aborted: unfinished messages of dead
+    publishers that were skipped; discarded: what earlier holders of this inbox left unread; stale: what
+    was meant for them and came later.
     """
 
     published: int
@@ -288,19 +290,41 @@ class Agent(Port):
             messages.append(message)
         return messages
 
-    async def publish_async(self, subject: str, data: Any, *, timeout: float | None = None) -> int:
+    async def publish_async(
+        self,
+        subject: str,
+        data: Any,
+        *,
+        priority: int = Priority.NORMAL,
+        headers: dict[str, Any] | None = None,
+        timeout: float | None = None,
+    ) -> int:
         """publish() for asyncio: a full inbox does not hold up the event loop.
 
         Cancelled, it may have reached some inboxes. It waits for no other publish of this agent: what other
         coroutines or threads send while it waits for room may come first.
         """
         deadline = Deadline(timeout)
-        reached, delivery = self._begin(subject, data)
-        if delivery is None:
-            return reached
+        reached, delivery = self._begin(subject, data, priority, headers)
+        return reached if delivery is None else await self._finish_async(delivery, deadline)
+
+    async def publish_many_async(
+        self,
+        subject: str,
+        items: Iterable[Any],
+        *,
+        priority: int = Priority.NORMAL,
+        headers: dict[str, Any] | None = None,
+        timeout: float | None = None,
+    ) -> int:
+        """publish_many() for asyncio, with what publish_async() says."""
+        deadline = Deadline(timeout)
+        return await self._finish_async(self._begin_many(subject, items, priority, headers), deadline)
+
+    async def _finish_async(self, delivery: Delivery, deadline: Deadline) -> int:
         bell = self._bell()
         bell.attach()
-        while not self._advance(delivery, timeout):
+        while not self._advance(delivery, deadline.seconds):
             if deadline.left() == 0:
                 self._expire(delivery)
             await bell.wait(deadline.left())

@@ -436,7 +436,9 @@ class Bus:
 
     @property
     def max_message(self) -> int:
-        """Bytes of the largest record of a message: its data, the subject, the sender's name and 24 more."""
+        """Bytes of the largest record of a message: its data, the headers, the subject, the sender's name and
+        24 more.
+        """
         return min(self._limits.cells // 2, MAX_RECORD_CELLS) * 64 - 8
 
     def unlink(self) -> None:

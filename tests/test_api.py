@@ -17,6 +17,7 @@ PUBLIC = {
     "AgentStats",
     "Bus",
     "Message",
+    "Priority",
     "Subscription",
     "connect",
     # queues

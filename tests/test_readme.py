@@ -1,4 +1,4 @@
-"""The Python blocks of the README and of docs/inprocess.md are run as they stand."""
+"""The Python blocks of the README, of docs/bus.md and of docs/inprocess.md are run as they stand."""
 
 import re
 import subprocess
@@ -16,7 +16,9 @@ def blocks(page: str) -> list[str]:
 
 BLOCKS = blocks("README.md")
 NUMBERED = [
-    (page, number) for page in ("README.md", "docs/inprocess.md") for number in range(len(blocks(page)))
+    (page, number)
+    for page in ("README.md", "docs/bus.md", "docs/inprocess.md")
+    for number in range(len(blocks(page)))
 ]
 
 

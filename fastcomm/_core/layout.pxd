@@ -63,6 +63,7 @@ cdef extern from "fc_layout.h" nogil:
     const uint32_t FC_MIN_CELLS
     const uint32_t FC_MAX_CELLS
     const uint32_t FC_MAX_RECORD_CELLS
+    const uint32_t FC_CRITICAL_SHARE
     const uint64_t FC_POS_MASK
     const uint32_t FC_POS_BITS
     const uint32_t FC_MAX_OWNER
@@ -102,6 +103,7 @@ cdef extern from "fc_layout.h" nogil:
         uint32_t consumer_deaths
         uint64_t misdirected
         uint64_t discarded
+        uint32_t urgent
 
     uint64_t FC_RING_BYTES(uint64_t cells)
 
@@ -178,11 +180,18 @@ cdef extern from "fc_layout.h" nogil:
         FC_DATA_BYTES
         FC_DATA_ENCODED
 
+        FC_CRITICAL
+        FC_HIGH
+        FC_NORMAL
+        FC_LOW
+        FC_PRIORITIES
+
     ctypedef struct fc_envelope_t:
         uint64_t sequence
         int64_t sent_ns
-        uint16_t sender
-        uint16_t subject_length
         uint8_t sender_length
+        uint8_t subject_length
+        uint16_t headers_length
         uint8_t data_kind
+        uint8_t priority
         uint16_t unused

@@ -1,6 +1,6 @@
 """Messages of a bus, and the end of an agent that takes them out of its inbox."""
 
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from fastcomm._core.codec cimport Codec
 from fastcomm._core.protocol cimport record_t
@@ -16,6 +16,8 @@ cdef class Message:
     cdef readonly str sender
     cdef readonly uint64_t sequence
     cdef readonly int64_t sent_ns
+    cdef readonly int priority
+    cdef object head               # the headers: as bytes, then as a dict; None: none
     cdef readonly bytes payload
     cdef object value              # of the data, once it is decoded
     cdef Codec codec
@@ -31,10 +33,20 @@ cdef class LastText:
     cdef str decode(self, const char *source, int length)
 
 
+cdef class Backlog:
+    cdef list levels               # a deque for each priority
+    cdef readonly Py_ssize_t size
+
+    cdef int best(self) noexcept
+    cdef int push(self, object item, int priority) except -1
+    cdef object pop(self)
+
+
 cdef class Receiver:
     cdef Ring inbox
-    cdef object pending            # messages that were taken from the inbox while a publish waited
+    cdef Backlog backlog           # messages that were taken from the inbox and not received yet
     cdef Py_ssize_t max_pending
+    cdef uint32_t urgent_seen      # of the urgent messages that were told of, so many have been taken
     cdef Codec codec
     cdef StringTable strings       # of the bus
     cdef Message spare             # for the next message to be taken
@@ -48,6 +60,9 @@ cdef class Receiver:
     cdef bint wanted(self, Message message) except -1
     cdef bint look_inbox(self, record_t *record) except -1
     cdef Message look(self)
+    cdef Message best_after(self, Message low)
     cdef Message receive_now(self)
-    cdef Message take_pending(self)
+    cdef Message take_backlog(self)
     cdef Py_ssize_t drain(self) except -1
+    cdef int drain_urgent(self, uint32_t told) except -1
+    cdef int wake_others(self) except -1

@@ -1,10 +1,14 @@
 """Messages of a bus, and Receiver: the end of an agent that takes them out of its inbox.
 
 A message is one record in the inbox of each agent that it reaches: an envelope (fc_envelope_t), the sender's
-name, the subject, the data. bytes travel as they are, anything else encoded (codec).
+name, the subject, the headers, the data. bytes travel as they are, anything else encoded (codec).
 
-A publish that waits takes what its agent's own inbox has into private memory (`pending`, bounded; port.pyx
-says why). receive() takes from there first.
+Messages are received by priority, in the order of the inbox within one. As long as they are NORMAL they are
+taken from the inbox one by one. If not, what the inbox has is taken into private memory first (`backlog`,
+bounded), and from there by priority: when its publishers have told of urgent messages (CRITICAL or HIGH, by a
+count beside the ring that they raise after the commit, SYNC urgent-told), when the next one is LOW, and when
+a publish of this agent waits (port.pyx says why). A publisher that is killed between commit and count leaves
+an urgent message that comes in its turn.
 
 Thread safety: under the GIL, which is given up only while waiting.
 """
@@ -12,18 +16,27 @@ Thread safety: under the GIL, which is given up only while waiting.
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport int64_t, uint8_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.string cimport memcmp, memcpy
 
-from fastcomm._core.layout cimport FC_DATA_ENCODED, FC_MAX_AGENT_NAME, FC_MAX_PATTERN, fc_envelope_t
-from fastcomm._core.protocol cimport record_t
+from fastcomm._core.layout cimport (
+    FC_CRITICAL_SHARE,
+    FC_DATA_ENCODED,
+    FC_LOW,
+    FC_MAX_AGENT_NAME,
+    FC_MAX_PATTERN,
+    FC_NORMAL,
+    FC_PRIORITIES,
+    fc_envelope_t,
+)
+from fastcomm._core.protocol cimport record_t, urgent_told
 from fastcomm._core.ring cimport Ring
 from fastcomm._core.ring_handle cimport check_limit
 from fastcomm._core.subjects cimport c_matches
 
 from collections import deque
 
-from fastcomm.errors import CorruptSegmentError
+from fastcomm.errors import CorruptSegmentError, DecodeError
 
 
 @cython.final
@@ -33,7 +46,8 @@ cdef class Message:
     subject (str); data (decoded by its agent's codec when first asked for: DecodeError if a peer sent what
     can't be decoded, say a Struct of a class that this process does not have); payload, the bytes that
     travelled: the data if that is bytes, else what the sender's codec made of it, so that
-    ``Quote.view(message.payload)`` reads one field of a Struct; sender, the name of the agent; sequence, the
+    ``Quote.view(message.payload)`` reads one field of a Struct; headers (dict, empty if it was sent without;
+    decoded as data is); priority, one of Priority's; sender, the name of the agent; sequence, the
     number of the message among its sender's; sent_ns, CLOCK_MONOTONIC nanoseconds when it was sent, as
     time.monotonic_ns() gives in every process of the host. A message is private memory: it outlives its
     sender and the bus.
@@ -51,10 +65,56 @@ cdef class Message:
             self.encoded = False
         return self.value
 
+    @property
+    def headers(self):
+        cdef bytes encoded
+        if self.head is None:
+            self.head = {}
+        elif type(self.head) is bytes:
+            encoded = self.head
+            head = self.codec.c_decode(
+                <const uint8_t *>PyBytes_AS_STRING(encoded), PyBytes_GET_SIZE(encoded), self.strings
+            )
+            if type(head) is not dict:
+                raise DecodeError(f"{self.sender!r} sent a {type(head).__name__} as headers, not a dict")
+            self.head = head
+        return self.head
+
     def __repr__(self):
         shown = repr(self.data)
         shown = shown if len(shown) <= 60 else shown[:57] + "..."
         return f"<Message {self.subject!r} from {self.sender!r} #{self.sequence}: {shown}>"
+
+
+@cython.final
+cdef class Backlog:
+    """Messages by priority, in the order of arrival within one: a queue for each of the four is all it takes.
+
+    An item is a Message, or an exception for receive() to raise.
+    """
+
+    def __cinit__(self):
+        self.levels = [deque() for _ in range(FC_PRIORITIES)]
+
+    cdef int best(self) noexcept:
+        """The most urgent priority that waits; FC_PRIORITIES: nothing does."""
+        cdef int priority = 0
+        if self.size == 0:
+            return FC_PRIORITIES
+        while not self.levels[priority]:
+            priority += 1
+        return priority
+
+    cdef int push(self, object item, int priority) except -1:
+        self.levels[priority].append(item)
+        self.size += 1
+        return 0
+
+    cdef object pop(self):
+        """There must be one."""
+        item = self.levels[self.best()].popleft()
+        self.size -= 1
+        return item
 
 
 @cython.final
@@ -84,7 +144,9 @@ cdef class Receiver:
     cdef int take_inbox(self, Ring inbox) except -1:
         """The agent has joined, for the first time or anew after a fork: `inbox` is its own."""
         self.inbox = inbox
-        self.pending = deque()
+        self.backlog = Backlog()
+        self.urgent_seen = urgent_told(&inbox.ring)
+        inbox.ring.reserve = inbox.ring.cells // FC_CRITICAL_SHARE    # of room for others, not CRITICAL ones
         self.own_patterns = []
         self.filtering = False
         return 0
@@ -117,11 +179,12 @@ cdef class Receiver:
         cdef int64_t length
         if record.nbytes >= ENVELOPE:
             memcpy(&envelope, record.payload, ENVELOPE)
-            length = <int64_t>record.nbytes - ENVELOPE - envelope.sender_length - envelope.subject_length
+            length = (<int64_t>record.nbytes - ENVELOPE - envelope.sender_length - envelope.subject_length
+                      - envelope.headers_length)
         else:
             length = -1
         if (length < 0 or envelope.sender_length > FC_MAX_AGENT_NAME
-                or envelope.subject_length > FC_MAX_PATTERN):
+                or envelope.subject_length > FC_MAX_PATTERN or envelope.priority >= FC_PRIORITIES):
             self.inbox.advance(record)
             raise CorruptSegmentError(
                 f"{self._describe_agent(record.owner)} sent a record of {record.nbytes} bytes that is no "
@@ -131,6 +194,9 @@ cdef class Receiver:
         at += envelope.sender_length
         message.subject = self.last_subject.decode(at, envelope.subject_length)
         at += envelope.subject_length
+        if envelope.headers_length:
+            message.head = PyBytes_FromStringAndSize(at, envelope.headers_length)
+            at += envelope.headers_length
         message.payload = PyBytes_FromStringAndSize(at, length)
         if envelope.data_kind == FC_DATA_ENCODED:
             message.encoded = True
@@ -138,6 +204,7 @@ cdef class Receiver:
             message.value = message.payload
         message.sequence = envelope.sequence
         message.sent_ns = envelope.sent_ns
+        message.priority = envelope.priority
         self.spare = None
         self.inbox.advance(record)
         self.received += 1
@@ -166,48 +233,72 @@ cdef class Receiver:
         return False
 
     cdef Message look(self):
-        """The next wanted message, from `pending` or else from the inbox, or None."""
+        """The next wanted message, from the backlog or else from the inbox, or None."""
         cdef record_t record
         cdef Message message
+        cdef uint32_t told
         while True:
-            # Again after looking at the inbox, which can let another thread run: what that one put there
-            # comes first.
-            if self.pending or not self.look_inbox(&record):
-                if not self.pending:
+            told = urgent_told(&self.inbox.ring)
+            if told != self.urgent_seen:
+                self.drain_urgent(told)
+            if self.backlog.size and self.backlog.best() < FC_LOW or not self.look_inbox(&record):
+                if self.backlog.size == 0:
                     return None
-                message = self.take_pending()
-            elif self.pending:
-                continue
+                message = self.take_backlog()
+            elif self.backlog.size and self.backlog.best() < FC_LOW:
+                continue    # looking at the inbox let another thread run: what that one put there comes first
             else:
                 try:
                     message = self.take(&record)
                 finally:
                     self.inbox.publish_position()
+                if message.priority == FC_LOW:
+                    message = self.best_after(message)
             if not self.filtering or self.wanted(message):
                 return message
 
-    cdef Message take_pending(self):
-        item = self.pending.popleft()
-        if not self.pending:
-            self.inbox.nudge(False)
+    cdef Message best_after(self, Message low):
+        """The inbox's next was LOW: what it has behind that comes first, if it is more urgent."""
+        self.backlog.push(low, FC_LOW)
+        self.drain()
+        return self.take_backlog()
+
+    cdef Message take_backlog(self):
+        item = self.backlog.pop()
+        self.wake_others()
         if type(item) is not Message:
             raise item
         return item
 
+    cdef int drain_urgent(self, uint32_t told) except -1:
+        """`told`: how many urgent messages were committed, as read before."""
+        self.drain()
+        if self.backlog.size < self.max_pending:    # else some may still be in the inbox
+            self.urgent_seen = told
+        return 0
+
     cdef Py_ssize_t drain(self) except -1:
-        """Take what the inbox has into `pending`, up to its bound; returns how many."""
+        """Take what the inbox has into the backlog, up to its bound; returns how many."""
         cdef record_t record
-        cdef Py_ssize_t count = 0
-        while len(self.pending) < self.max_pending and self.look_inbox(&record):
+        cdef Message message
+        cdef Py_ssize_t before = self.backlog.size
+        while self.backlog.size < self.max_pending and self.look_inbox(&record):
             try:
-                self.pending.append(self.take(&record))
+                try:
+                    message = self.take(&record)
+                finally:
+                    self.inbox.publish_position()
+                self.backlog.push(message, message.priority)
             except CorruptSegmentError as error:
-                self.pending.append(error)    # for receive() to raise: it is no concern of a publish
-            count += 1
-            self.inbox.publish_position()
-        if self.pending:
-            self.inbox.nudge(True)    # another thread may sleep in receive(), and the inbox won't wake it
-        return count
+                self.backlog.push(error, FC_NORMAL)    # for receive() to raise
+        return self.backlog.size - before
+
+    cdef int wake_others(self) except -1:
+        """After a change of the backlog: threads that sleep in receive() don't hear of it from the inbox."""
+        cdef bint waiting = self.backlog.size > 0
+        if waiting != self.inbox.nudged:
+            self.inbox.nudge(waiting)
+        return 0
 
     def try_receive(self):
         """The next Message, or None if there is none now. Never waits. Thread safety: yes."""
@@ -234,7 +325,7 @@ cdef class Receiver:
         cdef int64_t deadline = 0
         cdef Message message
         while True:
-            if self.pending or not self.inbox.spin_first():
+            if self.backlog.size or not self.inbox.spin_first():
                 message = self.receive_now()
                 if message is not None:
                     return message
@@ -242,7 +333,7 @@ cdef class Receiver:
 
     def receive_many(self, Py_ssize_t limit=1024, timeout=None):
         """A list of 1 to `limit` messages: waits for the first as receive() does, then takes what else is
-        there.
+        there, by priority.
         """
         cdef list messages
         check_limit(limit)

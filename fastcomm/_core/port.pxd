@@ -29,22 +29,35 @@ cdef struct parts_t:
     fc_envelope_t envelope
     const char *sender
     const char *subject
+    const char *headers
     const char *data
     uint64_t data_length
     uint64_t total
 
 
+# Of a target: so many of the messages have been delivered to it.
+cdef struct rest_t:
+    int target
+    size_t done
+
+
 cdef class Delivery:
     cdef Ring inbox                # of the agent as it began
     cdef Route route
-    cdef bytes data
-    cdef parts_t parts
-    cdef list remaining            # indices into route.targets
-    cdef readonly int reached
+    cdef object owned              # what the messages' pieces point into
+    cdef parts_t *parts            # of each message
+    cdef size_t count
+    cdef rest_t *remaining         # the targets that lack some of them
+    cdef int left
+    cdef readonly Py_ssize_t reached
     cdef int64_t deadline          # CLOCK_MONOTONIC ns; -1: never
     cdef object timeout
     cdef uint64_t watched_head     # of the inbox that is waited for, and since when it has stood there
     cdef int64_t watched_since
+
+    cdef uint32_t owner(self)
+    cdef const parts_t *next_parts(self)
+    cdef Py_ssize_t missing(self)
 
 
 cdef class Port(Receiver):
@@ -72,10 +85,18 @@ cdef class Port(Receiver):
     cdef int apply_change(self, uint32_t index) except -1
     cdef Route make_route(self, str subject)
     cdef ring_t *outbox(self, uint32_t owner) except? NULL
-    cdef int deliver(self, const target_t *target, const parts_t *parts) except -1
+    cdef int deliver(self, const target_t *target, const parts_t *parts, size_t count,
+                     size_t *taken) except -1
+    cdef int deliver_all(self, const target_t *target, const parts_t *parts, size_t count,
+                         size_t *taken) except -1
     cdef int refused(self, uint32_t owner, int status) except -1
-    cdef Delivery begin(self, str subject, object data)
-    cdef int describe(self, Route route, object data, Codec codec, parts_t *parts) except -1
+    cdef int take_turn(self, Turn turn, object timeout, int64_t deadline, Py_ssize_t count) except -1
+    cdef Delivery begin(self, str subject, object data, int priority, object headers)
+    cdef Delivery begin_many(self, str subject, list messages, int priority, object headers)
+    cdef object finish(self, Delivery delivery, object timeout, int64_t deadline)
+    cdef bytes encode_headers(self, object headers)
+    cdef int describe(self, Route route, object data, bytes head, int priority, Codec codec,
+                      parts_t *parts) except -1
     cdef Codec idle_codec(self)
     cdef int count_delivered(self, int reached, uint64_t nbytes) except -1
     cdef bint advance(self, Delivery delivery) except -1

@@ -1,3 +1,4 @@
+from collections.abc import Iterable
 from typing import Any, final
 
 from typing_extensions import Buffer, disjoint_base
@@ -29,7 +30,24 @@ class Port(Receiver):
         codec: Codec,
         strings: StringTable,
     ) -> None: ...
-    def publish(self, subject: str, data: Any, *, timeout: float | None = None) -> int: ...
+    def publish(
+        self,
+        subject: str,
+        data: Any,
+        *,
+        priority: int = ...,
+        headers: dict[str, Any] | None = None,
+        timeout: float | None = None,
+    ) -> int: ...
+    def publish_many(
+        self,
+        subject: str,
+        items: Iterable[Any],
+        *,
+        priority: int = ...,
+        headers: dict[str, Any] | None = None,
+        timeout: float | None = None,
+    ) -> int: ...
 
     # What a subclass replaces.
     def _ring_consumers(self, owners: list[int]) -> None: ...
@@ -37,7 +55,12 @@ class Port(Receiver):
 
     # What a subclass uses.
     def _attach(self, inbox: Ring, name: str) -> None: ...
-    def _begin(self, subject: str, data: Any) -> tuple[int, Delivery | None]: ...
+    def _begin(
+        self, subject: str, data: Any, priority: int, headers: dict[str, Any] | None
+    ) -> tuple[int, Delivery | None]: ...
+    def _begin_many(
+        self, subject: str, items: Iterable[Any], priority: int, headers: dict[str, Any] | None
+    ) -> Delivery: ...
     def _advance(self, delivery: Delivery, timeout: float | None) -> bool: ...
     def _expire(self, delivery: Delivery) -> None: ...
     def _routes_to(self, subject: str) -> tuple[int, int]: ...

@@ -12,6 +12,8 @@ records bear another epoch.
 Two agents that publish into each other's full inboxes: before it sleeps, and whenever it wakes, a publisher
 takes what its own inbox has into private memory (Receiver.drain()), so one of the two always finds room.
 
+The last eighth of an inbox takes CRITICAL messages only: a claim for any other leaves so many cells free.
+
 Thread safety: under the GIL, which is given up only while waiting; a publish copies its data before it waits.
 """
 
@@ -26,11 +28,15 @@ from fastcomm._core.atomics cimport fc_load_relaxed_u32, fc_load_relaxed_u64, fc
 from fastcomm._core.clock cimport deadline_of
 from fastcomm._core.codec cimport Codec
 from fastcomm._core.futex cimport fc_futex_wait, fc_monotonic_ns
-from fastcomm._core.hooks cimport fc_arm_hook
+from fastcomm._core.hooks cimport FC_HOOK_BATCH_BETWEEN_HEADERS, fc_arm_hook, fc_hook
 from fastcomm._core.layout cimport (
     FC_CELL,
+    FC_CRITICAL,
+    FC_CRITICAL_SHARE,
     FC_DATA_BYTES,
     FC_DATA_ENCODED,
+    FC_NORMAL,
+    FC_PRIORITIES,
     FC_SLEEP_FD,
     FC_SLEEP_FUTEX,
     fc_envelope_t,
@@ -59,13 +65,15 @@ from fastcomm.errors import CorruptSegmentError, FencedError, ForkedError, Full,
 cdef enum:
     MAX_ROUTES = 4096      # subjects whose targets are kept; then all are forgotten
     MAX_INBOXES = 4096
+    RUN = 256              # messages that one claim is for at most
+    MAX_HEADERS = 0xFFFF   # bytes, as their length has to fit into the envelope
 
 # What became of a message in one inbox.
 cdef enum:
     DELIVERED = 0
-    DELIVERED_TO_FD = 1    # and its agent waits on its doorbell FIFO
-    NO_ROOM = 2
-    GONE = 3               # the inbox has another agent, or none
+    NO_ROOM = 1
+    GONE = 2               # the inbox has another agent, or none
+    RUNG = 4               # besides: its agent waits on its doorbell FIFO
 
 
 @cython.final
@@ -83,23 +91,57 @@ cdef inline void fill(unsigned char *at, const parts_t *parts) noexcept nogil:
     at += parts.envelope.sender_length
     memcpy(at, parts.subject, parts.envelope.subject_length)
     at += parts.envelope.subject_length
+    if parts.envelope.headers_length:
+        memcpy(at, parts.headers, parts.envelope.headers_length)
+        at += parts.envelope.headers_length
     memcpy(at, parts.data, parts.data_length)
+
+
+cdef inline uint32_t reserve_for(const ring_t *ring, const parts_t *parts) noexcept nogil:
+    """Cells that a message has to leave free.
+
+    None if it could never fit then, with the padding that may lie before it.
+    """
+    cdef uint32_t reserve = ring.cells // FC_CRITICAL_SHARE
+    if parts.envelope.priority == FC_CRITICAL or 2 * record_cells(parts.total) + reserve > ring.cells:
+        return 0
+    return reserve
 
 
 @cython.final
 cdef class Delivery:
-    """A publish that some inboxes had no room for: what is left to do."""
+    """Messages that some inboxes had no room for, or were not tried yet: what is left to do."""
+
+    def __dealloc__(self):
+        free(self.parts)
+        free(self.remaining)
+
+    cdef uint32_t owner(self):
+        """Of the inbox that is waited for."""
+        return self.route.targets[self.remaining[0].target].owner
+
+    cdef const parts_t *next_parts(self):
+        """The message that it has no room for."""
+        return self.parts + self.remaining[0].done
+
+    cdef Py_ssize_t missing(self):
+        cdef Py_ssize_t total = 0
+        cdef int i
+        for i in range(self.left):
+            total += self.count - self.remaining[i].done
+        return total
 
 
-cdef Delivery make_delivery(Ring inbox, Route route, bytes data, const parts_t *parts, int reached,
-                            list remaining):
+cdef Delivery make_delivery(Ring inbox, Route route, size_t count):
+    """Of `count` messages that are to be described, to targets that are to be named."""
     cdef Delivery delivery = Delivery.__new__(Delivery)
     delivery.inbox = inbox
     delivery.route = route
-    delivery.data = data
-    delivery.parts = parts[0]
-    delivery.reached = reached
-    delivery.remaining = remaining
+    delivery.count = count
+    delivery.parts = <parts_t *>calloc(max(count, <size_t>1), sizeof(parts_t))
+    delivery.remaining = <rest_t *>calloc(max(route.count, 1), sizeof(rest_t))
+    if delivery.parts == NULL or delivery.remaining == NULL:
+        raise MemoryError
     delivery.deadline = -1
     delivery.watched_head = <uint64_t>-1
     return delivery
@@ -235,30 +277,60 @@ cdef class Port(Receiver):
 
     # ----------------------------------------------------------------------------------------------- publish
 
-    cdef int deliver(self, const target_t *target, const parts_t *parts) except -1:
-        """Try one inbox; one of the outcomes."""
+    cdef int deliver(self, const target_t *target, const parts_t *parts, size_t count,
+                     size_t *taken) except -1:
+        """Try to put messages into one inbox: *taken of them, with one claim and one wake-up; the outcome."""
         cdef ring_t *ring = self.outbox(target.owner)
         cdef claim_t claim
-        cdef uint32_t cells = record_cells(parts.total)
+        cdef uint32_t[RUN] cells
+        cdef uint64_t position
+        cdef size_t i
         cdef int status
+        taken[0] = 0
         if fc_load_relaxed_u32(&ring.shared.epoch) != target.epoch:
             return GONE
-        status = ring_claim(ring, cells, &claim)
+        count = min(count, <size_t>RUN)
+        for i in range(count):
+            cells[i] = record_cells(parts[i].total)
+        ring.reserve = reserve_for(ring, parts)
+        status = ring_claim_run(ring, cells, count, &claim, taken)
         if status == RING_OK:
-            ring_write_prefix(ring, claim.position, parts.total, target.epoch)
-            fill(ring_payload(ring, claim.position), parts)
-            status = ring_commit(ring, &claim, cells)
+            position = claim.position + claim.cells
+            # From the last to the first: the first header makes all of them reachable
+            for i in range(taken[0], 0, -1):
+                position -= cells[i - 1]
+                ring_write_prefix(ring, position, parts[i - 1].total, target.epoch)
+                fill(ring_payload(ring, position), &parts[i - 1])
+                if i > 1:
+                    ring_store_inner(ring, position, cells[i - 1])
+                    fc_hook(FC_HOOK_BATCH_BETWEEN_HEADERS)
+            status = ring_commit(ring, &claim, cells[0])
             if status == RING_OK:
+                if parts.envelope.priority < FC_NORMAL:
+                    urgent_tell(ring)
                 # SYNC epoch-moved (B): if it is the old one, the leaver's drain meets our record.
                 if fc_load_seqcst_u32(&ring.shared.epoch) != target.epoch:
-                    self.misdirected += 1
+                    self.misdirected += taken[0]
+                    taken[0] = 0
                     return GONE
-                return DELIVERED_TO_FD if ring_wake_consumer(ring) & FC_SLEEP_FD else DELIVERED
+                return RUNG if ring_wake_consumer(ring) & FC_SLEEP_FD else DELIVERED
+        taken[0] = 0
         if status == RING_FULL:
             return NO_ROOM
         if status == RING_CLOSED:
             return GONE
         return self.refused(target.owner, status)
+
+    cdef int deliver_all(self, const target_t *target, const parts_t *parts, size_t count,
+                         size_t *taken) except -1:
+        """deliver() until all of them are there, or no more can be."""
+        cdef size_t run
+        cdef int outcome = DELIVERED
+        taken[0] = 0
+        while taken[0] < count and not outcome & (NO_ROOM | GONE):
+            outcome = outcome & RUNG | self.deliver(target, parts + taken[0], count - taken[0], &run)
+            taken[0] += run
+        return outcome
 
     cdef int refused(self, uint32_t owner, int status) except -1:
         if status == RING_FENCED:
@@ -273,17 +345,21 @@ cdef class Port(Receiver):
             "and unlink it"
         )
 
-    def publish(self, str subject not None, data, *, timeout=None):
+    def publish(self, str subject not None, data, *, int priority=FC_NORMAL, headers=None, timeout=None):
         """Send `data` to every agent that subscribed to a pattern matching `subject`; returns how many it
         reached.
 
         `data`: bytes, which travel as they are, or anything that encode() takes; a Struct is sent with its
-        type id. When it returns the message is committed in each of these inboxes: it survives this process,
-        arrives once, in the order of this publisher's messages.
-        0: nobody subscribed. If inboxes are full it delivers to the others first, then waits for room, at
-        most `timeout` seconds (None: for ever), and raises Full(delivered, missing) naming whom it waits for.
-        An agent that dies meanwhile no longer counts. InvalidSubjectError, EncodeError, MessageTooLargeError
-        (nothing is sent then). Thread safety: yes.
+        type id. priority: one of Priority's; receivers take the lowest number first, and CRITICAL messages
+        have the last eighth of an inbox for themselves. headers: a dict of what the codec takes, by str, up
+        to 65,535 bytes.
+
+        When it returns the message is committed in each of these inboxes: it survives this process, arrives
+        once, in the order of this publisher's messages of its priority. 0: nobody subscribed. If inboxes are
+        full it delivers to the others first, then waits for room, at most `timeout` seconds (None: for ever),
+        and raises Full(delivered, missing) naming whom it waits for. An agent that dies meanwhile no longer
+        counts. InvalidSubjectError, EncodeError, MessageTooLargeError, ValueError (nothing is sent then).
+        Thread safety: yes.
         """
         cdef Delivery delivery
         cdef int64_t deadline = -1 if timeout is None else deadline_of(timeout)
@@ -292,34 +368,68 @@ cdef class Port(Receiver):
         if not self.inbox.usable:
             self._not_usable()
         turn = self.turn    # after that: an agent that joins anew in the child of a fork has another
-        taken = turn.take(deadline)
-        if taken == TURN_TIMED_OUT:
-            raise Full(
-                f"another thread's publish waits for room, and has for {timeout} s; nothing was sent",
-                missing=1,
-            )
+        taken = self.take_turn(turn, timeout, deadline, 1)
         try:
-            delivery = self.begin(subject, data)
+            delivery = self.begin(subject, data, priority, headers)
             if delivery is None:
                 return self.last_reached
-            delivery.timeout = timeout
-            delivery.deadline = deadline
-            while not self.advance(delivery):
-                self.wait_room(delivery)
-            return delivery.reached
+            return self.finish(delivery, timeout, deadline)
         finally:
             if taken == TURN_TAKEN:
                 turn.give_back()
 
-    cdef Delivery begin(self, str subject, object data):
+    def publish_many(self, str subject not None, items, *, int priority=FC_NORMAL, headers=None,
+                     timeout=None):
+        """publish() for each of `items`, in their order: encoded first, then put into each inbox with one
+        claim and one wake-up as far as they fit. Returns the sum of the inboxes that they reached.
+
+        What can't be encoded or is too large raises before anything is sent. In Full, `delivered` and
+        `missing` count pairs of a message and an inbox. Otherwise as publish().
+        """
+        cdef list messages = list(items)
+        cdef int64_t deadline = -1 if timeout is None else deadline_of(timeout)
+        cdef Turn turn
+        cdef int taken
+        if not self.inbox.usable:
+            self._not_usable()
+        turn = self.turn
+        taken = self.take_turn(turn, timeout, deadline, len(messages))
+        try:
+            return self.finish(self.begin_many(subject, messages, priority, headers), timeout, deadline)
+        finally:
+            if taken == TURN_TAKEN:
+                turn.give_back()
+
+    cdef int take_turn(self, Turn turn, object timeout, int64_t deadline, Py_ssize_t count) except -1:
+        cdef int taken = turn.take(deadline)
+        if taken == TURN_TIMED_OUT:
+            raise Full(
+                f"another thread's publish waits for room, and has for {timeout} s; nothing was sent",
+                missing=count,
+            )
+        return taken
+
+    cdef object finish(self, Delivery delivery, object timeout, int64_t deadline):
+        """Deliver what is left, waiting for room; how many were reached in all."""
+        delivery.timeout = timeout
+        delivery.deadline = deadline
+        while not self.advance(delivery):
+            self.wait_room(delivery)
+        return delivery.reached
+
+    cdef Delivery begin(self, str subject, object data, int priority, object headers):
         """Try every inbox. None: done, last_reached says how many; else what is left."""
         cdef Route route
         cdef parts_t parts
         cdef unsigned char outcome[MAX_INBOXES]
         cdef int i, full = 0, rung = 0, reached = 0
+        cdef size_t taken
+        cdef bytes head = None
         cdef bytes copy = None
         cdef Ring inbox
         cdef Codec codec
+        if headers is not None:
+            head = self.encode_headers(headers)
         while True:
             if not self.inbox.usable:
                 self._not_usable()
@@ -329,30 +439,86 @@ cdef class Port(Receiver):
             # Encoding runs Python code for types beyond the built-in ones; another thread may close the agent
             # meanwhile. From its end to the last delivery nothing may, not even the garbage collector, so
             # nothing that it tracks is allocated: other threads of this agent use the same codec.
-            self.describe(route, data, codec, &parts)
+            self.describe(route, data, head, priority, codec, &parts)
             if self.inbox is inbox and inbox.usable:
                 break
         self.sequence += 1
         for i in range(route.count):
-            outcome[i] = self.deliver(&route.targets[i], &parts)
-            reached += outcome[i] == DELIVERED or outcome[i] == DELIVERED_TO_FD
-            rung += outcome[i] == DELIVERED_TO_FD
+            outcome[i] = self.deliver(&route.targets[i], &parts, 1, &taken)
+            reached += taken
+            rung += outcome[i] == RUNG
             full += outcome[i] == NO_ROOM
         if full:
             copy = PyBytes_FromStringAndSize(parts.data, parts.data_length)
         self.count_delivered(reached, parts.total)
         if rung:
             self._ring_consumers([
-                route.targets[i].owner for i in range(route.count) if outcome[i] == DELIVERED_TO_FD
+                route.targets[i].owner for i in range(route.count) if outcome[i] == RUNG
             ])
         self.last_reached = reached
         if not full:
             return None
         parts.data = PyBytes_AS_STRING(copy)
-        return make_delivery(
-            self.inbox, route, copy, &parts, reached,
-            [i for i in range(route.count) if outcome[i] == NO_ROOM],
-        )
+        delivery = make_delivery(self.inbox, route, 1)
+        delivery.parts[0] = parts
+        delivery.owned = (copy, head)
+        delivery.reached = reached
+        for i in range(route.count):
+            if outcome[i] == NO_ROOM:
+                delivery.remaining[delivery.left].target = i
+                delivery.left += 1
+        return delivery
+
+    cdef Delivery begin_many(self, str subject, list messages, int priority, object headers):
+        """Encode them; nothing is sent yet."""
+        cdef Delivery delivery
+        cdef Route route
+        cdef Ring inbox
+        cdef Codec codec
+        cdef bytes head = None
+        cdef size_t i
+        if headers is not None:
+            head = self.encode_headers(headers)
+        while True:
+            if not self.inbox.usable:
+                self._not_usable()
+            inbox = self.inbox
+            route = self.find_route(subject)
+            delivery = make_delivery(inbox, route, len(messages))
+            delivery.owned = (owned := []), head
+            for i in range(delivery.count):
+                codec = self.idle_codec()
+                data = messages[i]
+                self.describe(route, data, head, priority, codec, &delivery.parts[i])
+                if not PyBytes_CheckExact(data):
+                    data = bytes((delivery.parts[i].data)[:delivery.parts[i].data_length])
+                    delivery.parts[i].data = PyBytes_AS_STRING(data)
+                owned.append(data)
+            if self.inbox is inbox and inbox.usable:
+                break
+        for i in range(delivery.count):
+            self.sequence += 1
+            delivery.parts[i].envelope.sequence = self.sequence
+        for i in range(<size_t>route.count):
+            delivery.remaining[i].target = i
+        delivery.left = route.count if delivery.count else 0
+        return delivery
+
+    cdef bytes encode_headers(self, object headers):
+        """None for an empty dict."""
+        cdef bytes head
+        if not isinstance(headers, dict) or not all(isinstance(key, str) for key in headers):
+            raise TypeError(f"headers are a dict with keys of type str, not {headers!r}")
+        if not headers:
+            return None
+        head = self.idle_codec().encode(headers)
+        if PyBytes_GET_SIZE(head) > MAX_HEADERS:
+            raise MessageTooLargeError(
+                f"the headers take {PyBytes_GET_SIZE(head)} bytes; their limit is {MAX_HEADERS}, send more "
+                "in the data",
+                size=PyBytes_GET_SIZE(head), limit=MAX_HEADERS,
+            )
+        return head
 
     cdef int count_delivered(self, int reached, uint64_t nbytes) except -1:
         self.delivered += reached
@@ -363,13 +529,18 @@ cdef class Port(Receiver):
         """The agent's, or its like if a thread is in the middle of encoding with it."""
         return self.codec.twin() if self.codec.encoder.busy else self.codec
 
-    cdef int describe(self, Route route, object data, Codec codec, parts_t *parts) except -1:
+    cdef int describe(self, Route route, object data, bytes head, int priority, Codec codec,
+                      parts_t *parts) except -1:
         """The pieces of the record.
 
         The data lies in `data` or in the codec: valid until that encodes again.
         """
         cdef Py_ssize_t length = 0
         cdef uint64_t limit = <uint64_t>self.inbox.ring.max_cells * FC_CELL - 8
+        if not 0 <= priority < FC_PRIORITIES:
+            raise ValueError(
+                f"priority is {priority}; it must be one of Priority's, 0 to {FC_PRIORITIES - 1}"
+            )
         if PyBytes_CheckExact(data):
             parts.data = PyBytes_AS_STRING(data)
             length = PyBytes_GET_SIZE(data)
@@ -380,13 +551,18 @@ cdef class Port(Receiver):
         parts.data_length = length
         parts.sender = PyBytes_AS_STRING(self.sender_name)
         parts.subject = PyBytes_AS_STRING(route.subject)
-        parts.envelope.sender = self.inbox.ring.owner
         parts.envelope.sender_length = PyBytes_GET_SIZE(self.sender_name)
         parts.envelope.subject_length = PyBytes_GET_SIZE(route.subject)
+        parts.envelope.headers_length = 0
+        parts.envelope.priority = priority
         parts.envelope.unused = 0
         parts.envelope.sequence = self.sequence + 1
         parts.envelope.sent_ns = fc_monotonic_ns()
         parts.total = ENVELOPE + parts.envelope.sender_length + parts.envelope.subject_length + length
+        if head is not None:
+            parts.headers = PyBytes_AS_STRING(head)
+            parts.envelope.headers_length = PyBytes_GET_SIZE(head)
+            parts.total += parts.envelope.headers_length
         if parts.total > limit:
             raise MessageTooLargeError(
                 f"a message of {length} bytes on {route.subject.decode()!r} makes a record of {parts.total} "
@@ -397,36 +573,47 @@ cdef class Port(Receiver):
         return 0
 
     cdef bint advance(self, Delivery delivery) except -1:
-        """Try the inboxes that were full; True: none is left."""
-        cdef list full = [], rung = []
-        cdef int i, outcome, reached = 0
+        """Try the inboxes that are left; True: none is."""
+        cdef list rung = []
+        cdef const target_t *target
+        cdef rest_t *rest
+        cdef size_t taken, j
+        cdef int i, outcome, full = 0
         # closed while this waited: its owner number may be another agent's now
         if not delivery.inbox.usable:
             self._not_usable()
             raise ForkedError("a publish that was begun before a fork is the parent's; nothing was sent here")
-        for i in delivery.remaining:
-            outcome = self.deliver(&delivery.route.targets[i], &delivery.parts)
-            reached += outcome == DELIVERED or outcome == DELIVERED_TO_FD
-            if outcome == NO_ROOM:
-                full.append(i)
-            elif outcome == DELIVERED_TO_FD:
-                rung.append(delivery.route.targets[i].owner)
-        delivery.remaining = full
-        delivery.reached += reached
-        self.count_delivered(reached, delivery.parts.total)
+        for i in range(delivery.left):
+            rest = &delivery.remaining[i]
+            target = &delivery.route.targets[rest.target]
+            outcome = self.deliver_all(
+                target, delivery.parts + rest.done, delivery.count - rest.done, &taken
+            )
+            for j in range(rest.done, rest.done + taken):
+                self.count_delivered(1, delivery.parts[j].total)
+            rest.done += taken
+            delivery.reached += taken
+            if outcome & RUNG:
+                rung.append(target.owner)
+            if outcome & NO_ROOM:
+                delivery.remaining[full] = rest[0]
+                full += 1
+        delivery.left = full
         if rung:
             self._ring_consumers(rung)
-        return not full
+        return full == 0
 
     cdef int wait_room(self, Delivery delivery) except -1:
         """Return when the first full inbox may have room, or raise Full."""
-        cdef uint32_t owner = delivery.route.targets[<int>delivery.remaining[0]].owner
+        cdef uint32_t owner = delivery.owner()
         cdef ring_t *ring = self.outbox(owner)
         cdef fc_wait_t *wait = &ring.shared.not_full
-        cdef uint32_t cells = record_cells(delivery.parts.total), seen
+        cdef const parts_t *parts = delivery.next_parts()
+        cdef uint32_t cells = record_cells(parts.total), seen
         cdef int64_t now = fc_monotonic_ns(), slice = SLICE_NS
         self.check_progress(delivery, ring, now)
         if self.drain():
+            self.wake_others()
             now = fc_monotonic_ns()
         if delivery.deadline >= 0:
             slice = min(slice, max(<int64_t>0, delivery.deadline - now))
@@ -437,6 +624,7 @@ cdef class Port(Receiver):
             self._housekeep_publishing(owner)
         seen = bell_read(wait)
         announce_sleep(wait, FC_SLEEP_FUTEX)
+        ring.reserve = reserve_for(ring, parts)    # another thread may have claimed for another message
         if not ring_has_room(ring, cells):
             with nogil:
                 fc_futex_wait(&wait.bell, seen, slice)
@@ -448,10 +636,12 @@ cdef class Port(Receiver):
     cdef bint spin_for_room(self, ring_t *ring, uint32_t cells, int64_t now, int64_t limit):
         """Spin, if that pays lately; whether there is room."""
         cdef int64_t took, budget = min(spin_budget_ns(&self.spin), limit)
+        cdef ring_t view
         if budget == 0:
             return False
+        view = ring[0]    # under the GIL: another thread of this agent may change it
         with nogil:
-            took = ring_spin_for_room(ring, cells, now, budget)
+            took = ring_spin_for_room(&view, cells, now, budget)
         if took < 0:
             spin_missed(&self.spin)
             return False
@@ -466,22 +656,22 @@ cdef class Port(Receiver):
             delivery.watched_since = now
         if 0 <= delivery.deadline <= now:
             self.raise_full(delivery, ring, now, f"within {delivery.timeout} s")
-        if len(self.pending) >= self.max_pending and not ring_has_room(&self.inbox.ring, 1):
+        if self.backlog.size >= self.max_pending and not ring_has_room(&self.inbox.ring, 1):
             self.raise_full(
                 delivery, ring, now,
-                f"while this agent's own inbox is full and {len(self.pending)} messages wait for receive() "
+                f"while this agent's own inbox is full and {self.backlog.size} messages wait for receive() "
                 "besides",
             )
         return 0
 
     cdef int raise_full(self, Delivery delivery, ring_t *ring, int64_t now, str when) except -1:
-        cdef uint32_t owner = delivery.route.targets[<int>delivery.remaining[0]].owner
+        cdef Py_ssize_t missing = delivery.missing()
         raise Full(
-            f"no room for {delivery.parts.total} bytes {when} in the inbox of {self._describe_agent(owner)}: "
+            f"no room for {delivery.next_parts().total} bytes {when} in the inbox of "
+            f"{self._describe_agent(delivery.owner())}: "
             f"{ring_depth(ring) * FC_CELL} of {ring.cells * FC_CELL} bytes wait there, none was taken for "
-            f"{(now - delivery.watched_since) / 1e9:.3g} s; reached {delivery.reached}, missing "
-            f"{len(delivery.remaining)}",
-            delivered=delivery.reached, missing=len(delivery.remaining),
+            f"{(now - delivery.watched_since) / 1e9:.3g} s; reached {delivery.reached}, missing {missing}",
+            delivered=delivery.reached, missing=missing,
         )
 
     # ---------------------------------------------------------------------------- what Agent adds, in Python
@@ -494,10 +684,14 @@ cdef class Port(Receiver):
 
     # ---------------------------------------------------------------------------------------- asyncio's half
 
-    def _begin(self, str subject not None, data):
+    def _begin(self, str subject not None, data, int priority, headers):
         """publish() without waiting: (how many were reached, None or the Delivery of the rest)."""
-        cdef Delivery delivery = self.begin(subject, data)
+        cdef Delivery delivery = self.begin(subject, data, priority, headers)
         return self.last_reached, delivery
+
+    def _begin_many(self, str subject not None, items, int priority, headers):
+        """publish_many() before it delivers."""
+        return self.begin_many(subject, list(items), priority, headers)
 
     def _advance(self, Delivery delivery not None, timeout):
         """Go on with it; True when it is done. Asks for the doorbell when there is room again."""
@@ -508,17 +702,19 @@ cdef class Port(Receiver):
         if self.advance(delivery):
             return True
         self.drain()
-        ring = self.outbox(delivery.route.targets[<int>delivery.remaining[0]].owner)
+        self.wake_others()
+        ring = self.outbox(delivery.owner())
         self.check_progress(delivery, ring, now)
-        for i in delivery.remaining:
-            ring = self.outbox(delivery.route.targets[i].owner)
+        for i in range(delivery.left):
+            ring = self.outbox(delivery.route.targets[delivery.remaining[i].target].owner)
             announce_sleep(&ring.shared.not_full, FC_SLEEP_FD)
         return self.advance(delivery)
 
     def _expire(self, Delivery delivery not None):
         """The time is over."""
-        cdef ring_t *ring = self.outbox(delivery.route.targets[<int>delivery.remaining[0]].owner)
-        self.raise_full(delivery, ring, fc_monotonic_ns(), f"within {delivery.timeout} s")
+        self.raise_full(
+            delivery, self.outbox(delivery.owner()), fc_monotonic_ns(), f"within {delivery.timeout} s"
+        )
 
     # ---------------------------------------------------------------------------------------------- the rest
 
@@ -531,14 +727,14 @@ cdef class Port(Receiver):
 
     def _waits_for_room(self, Delivery delivery not None):
         """The owner of the inbox that it waits for."""
-        return delivery.route.targets[<int>delivery.remaining[0]].owner
+        return delivery.owner()
 
     def _counters(self):
         return {
             "published": self.sequence, "delivered": self.delivered, "received": self.received,
             "bytes_in": self.bytes_in,
             "bytes_out": self.bytes_out, "misdirected": self.misdirected, "unwanted": self.unwanted,
-            "pending": len(self.pending),
+            "pending": self.backlog.size,
         }
 
 

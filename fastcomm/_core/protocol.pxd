@@ -5,6 +5,8 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from fastcomm._core.atomics cimport (
     fc_cas_acquire_u32,
     fc_cas_release_u32,
+    fc_fetch_add_release_u32,
+    fc_load_acquire_u32,
     fc_load_acquire_u64,
     fc_load_relaxed_u64,
     fc_load_seqcst_u64,
@@ -36,6 +38,7 @@ cdef struct ring_t:
     uint64_t known_head    # head as read then; good while the tail is still last_tail
     bint limited           # a limit of items stands besides the cells: producers wait for any release
     uint64_t full_at       # head at which that limit was found reached: no room while it is there
+    uint32_t reserve       # cells that our claims leave free
 
 
 cdef struct claim_t:
@@ -100,6 +103,18 @@ cdef inline bint role_take(uint32_t *role, uint32_t *holder, uint32_t me) noexce
 cdef inline void role_drop(uint32_t *role, uint32_t owner) noexcept nogil:
     # SYNC role-passed (release)
     fc_cas_release_u32(role, &owner, 0)
+
+
+# ---- urgent messages of an inbox
+
+cdef inline void urgent_tell(ring_t *ring) noexcept nogil:
+    # SYNC urgent-told (release): who sees the count sees the record that was committed before.
+    fc_fetch_add_release_u32(&ring.shared.urgent, 1)
+
+
+cdef inline uint32_t urgent_told(ring_t *ring) noexcept nogil:
+    # SYNC urgent-told (acquire)
+    return fc_load_acquire_u32(&ring.shared.urgent)
 
 
 cdef void ring_format(unsigned char *memory, uint32_t cells, bint one_producer, uint64_t start) noexcept nogil

@@ -193,6 +193,12 @@ cdef int ring_read_tail(ring_t *ring, uint64_t *tail) noexcept nogil:
     return RING_OK
 
 
+cdef inline uint64_t room_left(ring_t *ring, uint64_t used) noexcept nogil:
+    """Cells that we may claim."""
+    cdef uint64_t free = ring.cells - used
+    return free - ring.reserve if free > ring.reserve else 0
+
+
 cdef int ring_claim_from(ring_t *ring, uint64_t tail, const uint32_t *cells, size_t count, claim_t *claim,
                          size_t *taken) noexcept nogil:
     """One attempt to claim for at least one of the records, by moving the tail from exactly `tail`.
@@ -205,12 +211,13 @@ cdef int ring_claim_from(ring_t *ring, uint64_t tail, const uint32_t *cells, siz
     cdef uint32_t total
     head = ring.known_head
     # Nobody has claimed since we did: then the position has not gone round, and an old head is only too low.
-    if count > 1 or tail != ring.last_tail or distance(position, head) + to_end + cells[0] > ring.cells:
+    if (count > 1 or tail != ring.last_tail
+            or distance(position, head) + to_end + cells[0] + ring.reserve > ring.cells):
         head = ring_head(ring)
     used = distance(position, head)
     if used < 0 or used > ring.cells:
         return RING_MOVED if tail_moved(ring, tail) else RING_CORRUPT
-    free = ring.cells - <uint64_t>used
+    free = room_left(ring, <uint64_t>used)
     taken[0] = records_that_fit(cells, count, min(min(free, to_end), <uint64_t>ring.max_cells), &total)
     if taken[0] == 0:
         if cells[0] > to_end and to_end + cells[0] <= free:
@@ -549,7 +556,9 @@ cdef bint ring_has_room(ring_t *ring, uint32_t cells) noexcept nogil:
         return True
     if ring.limited and head == ring.full_at:
         return False
-    return used + <int64_t>(cells if cells <= to_end else to_end + cells) <= <int64_t>ring.cells
+    if used > ring.cells:
+        return False
+    return (cells if cells <= to_end else to_end + cells) <= room_left(ring, <uint64_t>used)
 
 
 cdef int64_t ring_spin_for_record(ring_t *ring, uint64_t position, int64_t start,

@@ -243,7 +243,7 @@ class TestPublishing:
                         await asyncio.sleep(0.001)
                     assert other.receive(0).data == b"all"
                 assert await task == 3
-                assert count == 32
+                assert count == 28
 
         run(main())
 

@@ -1,5 +1,6 @@
 """What is published arrives: data, patterns, subscriptions, errors."""
 
+import struct
 import time
 from typing import Any
 
@@ -415,6 +416,11 @@ class TestReceiving:
             assert other.stats().depth == 64
 
 
+def envelope(*, sender: int = 0, subject: int = 0, headers: int = 0, priority: int = 2) -> bytes:
+    """fc_envelope_t of a message of bytes, with these lengths."""
+    return struct.pack("<qqBBHBBH", 0, 0, sender, subject, headers, 0, priority, 0)
+
+
 class TestCorruptRecords:
     @pytest.mark.parametrize(
         "record",
@@ -422,11 +428,22 @@ class TestCorruptRecords:
             b"",
             b"short",
             bytes(23),
-            bytes(16) + b"\1\0" + b"\1\0" + b"\1\0\0\0",  # lengths that reach beyond the record
-            bytes(16) + b"\1\0" + b"\0\0" + b"\x51\0\0\0" + bytes(500),  # a sender's name of 81 bytes
-            bytes(16) + b"\1\0" + b"\xc1\0" + b"\0\0\0\0" + bytes(500),  # a subject of 193 bytes
+            envelope(sender=1, subject=1),  # lengths that reach beyond the record
+            envelope(sender=1, subject=1, headers=500) + bytes(500),
+            envelope(sender=81) + bytes(500),
+            envelope(subject=193) + bytes(500),
+            envelope(priority=4) + bytes(500),
         ],
-        ids=["empty", "short", "almost an envelope", "lengths beyond", "long name", "long subject"],
+        ids=[
+            "empty",
+            "short",
+            "almost an envelope",
+            "lengths beyond",
+            "headers beyond",
+            "long name",
+            "long subject",
+            "no priority",
+        ],
     )
     def test_that_are_no_message_are_an_error_and_the_next_arrives(self, bus: Bus, record: bytes) -> None:
         with bus.join("a") as agent, bus.join("b") as other:
@@ -447,6 +464,6 @@ class TestCorruptRecords:
         with bus.join("a") as agent:
             agent.subscribe(">")
             with Ring(bus._inbox_memory(0), owner=1) as raw:
-                raw.put(bytes(16) + b"\1\0" + b"\1\0" + b"\1\0\0\0" + b"\xff\xfe" + b"data")
+                raw.put(envelope(sender=1, subject=1) + b"\xff\xfe" + b"data")
             message = agent.receive(0)
             assert (message.sender, message.subject, message.data) == ("\ufffd", "\ufffd", b"data")

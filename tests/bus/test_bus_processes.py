@@ -228,7 +228,7 @@ class TestSignals:
     def test_ctrl_c_ends_a_call_that_waits(self, small_bus: Bus, call: str) -> None:
         with small_bus.join("slow") as slow, Peer(joined(small_bus.name, "a")) as peer:
             slow.subscribe("x")
-            peer.do("[agent.publish('x', i) for i in range(32)] and None")
+            peer.do("[agent.publish('x', i) for i in range(28)] and None")
             peer.send(call)
             time.sleep(0.2)
             peer.interrupt()
@@ -243,7 +243,7 @@ class TestSignals:
         with small_bus.join("slow") as slow, small_bus.join("free") as free, small_bus.join("a") as agent:
             slow.subscribe("x")
             free.subscribe("y")
-            for i in range(32):
+            for i in range(28):
                 agent.publish("x", i)
 
             def handler(*_: object) -> None:

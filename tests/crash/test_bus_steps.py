@@ -45,6 +45,9 @@ STEPS = [
     Step("publish", "protocol", "WRITE_HALF", "agent.publish('y', data)"),
     Step("publish", "protocol", "COMMIT_BEFORE_HEADER", "agent.publish('y', data)"),
     Step("publish", "protocol", "COMMIT_AFTER_HEADER", "agent.publish('y', data)"),
+    Step("publish urgent", "protocol", "COMMIT_AFTER_HEADER", "agent.publish('y', data, priority=0)"),
+    Step("publish many", "port", "BATCH_BETWEEN_HEADERS", "agent.publish_many('y', [data] * 5)"),
+    Step("publish many", "protocol", "COMMIT_BEFORE_HEADER", "agent.publish_many('y', [data] * 5)"),
     Step(
         "publish after padding",
         "protocol",
@@ -90,6 +93,12 @@ def start(step: Step, victim: Peer) -> None:
     arm = f"fastcomm._core.{step.module}._arm_hook({HOOKS[step.hook]}, {step.countdown})"
     victim.send(f"{arm}; value = {step.work}")
     victim.await_stop()
+
+
+def fill(bus: Bus, agent: Agent) -> None:
+    """Publish until the first agent's inbox has room for CRITICAL messages only."""
+    while bus.agents()[0].depth < bus.agents()[0].capacity * 7 // 8:
+        agent.publish("x", b"")
 
 
 def take_there(receiver: Agent, got: list[object]) -> None:
@@ -262,8 +271,7 @@ class TestWakeUps:
 
     def test_publishers_that_wait_for_a_receiver_go_on_when_it_is_killed(self, bus: Bus) -> None:
         with Peer(joined(bus.name, "victim", "x")) as victim, bus.join("a") as agent:
-            while bus.agents()[0].depth < bus.agents()[0].capacity:
-                agent.publish("x", b"")
+            fill(bus, agent)
             with Peer(joined(bus.name, "b")) as second, Peer(joined(bus.name, "c")) as third:
                 for peer in (second, third):
                     peer.send("agent.publish('x', b'', timeout=60)")
@@ -280,8 +288,7 @@ class TestWakeUps:
             bus.join("a") as agent,
             Peer(joined(bus.name, "b")) as other,
         ):
-            while bus.agents()[0].depth < bus.agents()[0].capacity:
-                agent.publish("x", b"")
+            fill(bus, agent)
             other.send("agent.publish('x', b'', timeout=60)")
             time.sleep(0.05)
             start(Step("receive", "protocol", hook, "agent.receive()"), victim)

@@ -232,6 +232,14 @@ cdef void see_string(world_t *w) noexcept nogil:
     strings_seen(&w.strings)
 
 
+cdef void tell_urgent(world_t *w) noexcept nogil:
+    urgent_tell(&w.first)
+
+
+cdef void see_urgent(world_t *w) noexcept nogil:
+    urgent_told(&w.second)
+
+
 cdef void fall_asleep(world_t *w) noexcept nogil:
     announce_sleep(&w.wait, FC_SLEEP_FUTEX)
 
@@ -246,7 +254,7 @@ cdef void wake_always(world_t *w) noexcept nogil:
 
 # ----------------------------------------------------------------------------------------------------- pairs
 
-cdef pair_t[24] PAIRS = [
+cdef pair_t[25] PAIRS = [
     [b"commit and peek", claim_one, commit, peek],
     [b"commit and walk", claim_one, commit, walk],
     [b"commit and help", claim_one, commit, help_second],
@@ -267,6 +275,7 @@ cdef pair_t[24] PAIRS = [
     [b"copy and write an entry", nothing, copy_entry, begin_entry],
     [b"change and see the generation", nothing, change, see_change],
     [b"learn and see a string", nothing, learn_string, see_string],
+    [b"tell and see an urgent message", nothing, tell_urgent, see_urgent],
     [b"fall asleep and wake", nothing, fall_asleep, wake],
     [b"fall asleep and wake always", nothing, fall_asleep, wake_always],
     [b"wake always and fall asleep", nothing, wake_always, fall_asleep],

@@ -85,6 +85,7 @@ _Static_assert(sizeof(fc_participant_t) == 64, "a participant is one cache line"
 #define FC_MIN_CELLS 16u
 #define FC_MAX_CELLS (1u << 26)
 #define FC_MAX_RECORD_CELLS 65535u
+#define FC_CRITICAL_SHARE 8u /* the last of so many parts of an inbox takes CRITICAL messages only */
 
 /* tail word: pos:36 | owner:12 | len:16, the last claim: `owner` took cells [pos - len, pos) */
 #define FC_POS_BITS 36
@@ -136,7 +137,8 @@ typedef struct {
     uint32_t consumer_deaths; /* consumers that were found dead */
     uint64_t misdirected; /* records dropped for that reason */
     uint64_t discarded;   /* committed records that their receiver left unread when it went */
-    uint8_t unused6[96];
+    uint32_t urgent;      /* of an inbox: how many messages above NORMAL priority were committed in it */
+    uint8_t unused6[92];
 } fc_ring_t;
 
 _Static_assert(offsetof(fc_ring_t, tail) == 128, "layout");
@@ -262,16 +264,19 @@ typedef struct {
 _Static_assert(offsetof(fc_strings_t, count) == 64, "layout");
 _Static_assert(sizeof(fc_strings_t) == 128, "layout");
 
-/* What a bus message begins with, as the payload of its record: this, the sender's name, the subject, the data. */
+/* What a bus message begins with, as the payload of its record: this, the sender's name, the subject, the headers, the
+ * data. The record's owner is the sender. */
 enum { FC_DATA_BYTES = 0, FC_DATA_ENCODED = 1 };
+enum { FC_CRITICAL = 0, FC_HIGH = 1, FC_NORMAL = 2, FC_LOW = 3, FC_PRIORITIES = 4 };
 
 typedef struct {
     uint64_t sequence; /* of the publisher: its messages are 1, 2, 3... */
     int64_t sent_ns;   /* CLOCK_MONOTONIC */
-    uint16_t sender;   /* owner number */
-    uint16_t subject_length;
     uint8_t sender_length;
+    uint8_t subject_length;
+    uint16_t headers_length; /* 0: none */
     uint8_t data_kind; /* FC_DATA_* */
+    uint8_t priority;
     uint16_t unused;
 } fc_envelope_t;
 

@@ -87,7 +87,7 @@ class BusRound(Round):
                 if sequence % 8 == 0:
                     bus.strings.learn(learned(life.number, sequence))
                 data = message(life.number, sequence, rng.choice(SMALL))
-                reached = agent.publish(f"chaos.{life.number}.{sequence % 3}", data)
+                reached = agent.publish(f"chaos.{life.number}.{sequence % 3}", data, priority=life.number % 4)
                 if reached < 1:
                     raise Violation(f"published {sequence}: expected to reach the witness, reached {reached}")
                 ledger.returned = sequence
