@@ -35,9 +35,10 @@ class AgentStats(NamedTuple):
     bytes_in, bytes_out: of their records; misdirected: sent to an agent that left at that moment;
     unwanted: received for a subscription that had been cancelled meanwhile, and dropped; pending: taken
     from the inbox into private memory, to be sorted by priority or while a publish waited, and not
-    received yet. depth: bytes that wait in the inbox, of capacity. aborted: unfinished messages of dead
-    publishers that were skipped; discarded: what earlier holders of this inbox left unread; stale: what
-    was meant for them and came later.
+    received yet; lost: messages that this agent's inbox did not get though it was to, as the numbers of
+    those behind them show. depth: bytes that wait in the inbox, of capacity. aborted: unfinished messages
+    of dead publishers that were skipped; discarded: what earlier holders of this inbox left unread;
+    stale: what was meant for them and came later.
     """
 
     published: int
@@ -48,6 +49,7 @@ class AgentStats(NamedTuple):
     misdirected: int
     unwanted: int
     pending: int
+    lost: int
     depth: int
     capacity: int
     aborted: int
@@ -62,6 +64,16 @@ class Subscription:
         self.agent = agent
         self.pattern = pattern
         self._index: int | None = index
+        self._lost_before = agent._lost_messages()
+
+    @property
+    def lost(self) -> int:
+        """Messages that the agent's inbox did not get since this subscription began, as far as it can be
+        told from those that it got: an inbox that keeps what it is sent loses none.
+
+        What was lost is not there to say which subscription it was for.
+        """
+        return self.agent._lost_messages() - self._lost_before
 
     def unsubscribe(self) -> None:
         """Stop: what is still in the inbox for this pattern alone is dropped, and counted.
@@ -114,6 +126,7 @@ class Agent(Port):
             bus._limits.stride,
             bus._subscriptions,
             self.name,
+            bus._segment.generation_of(self._slot),
             MAX_PENDING,
             Codec(strings=bus._strings) if codec is None else codec,
             bus._strings,
@@ -391,7 +404,8 @@ class Agent(Port):
             raise ClosedError(f"the agent {self.name!r} is closed")
         with self._rejoining:
             if not self._inbox._usable():  # else another thread was faster
-                self._attach(self._join(_name_in_child(self.name)), self.name)
+                inbox = self._join(_name_in_child(self.name))
+                self._attach(inbox, self.name, self.bus._segment.generation_of(self._slot))
                 _handles.track(self)
 
     def _forget(self) -> None:

@@ -437,7 +437,7 @@ class Bus:
     @property
     def max_message(self) -> int:
         """Bytes of the largest record of a message: its data, the headers, the subject, the sender's name and
-        24 more.
+        32 more.
         """
         return min(self._limits.cells // 2, MAX_RECORD_CELLS) * 64 - 8
 

@@ -189,9 +189,11 @@ cdef extern from "fc_layout.h" nogil:
     ctypedef struct fc_envelope_t:
         uint64_t sequence
         int64_t sent_ns
+        uint32_t inbox_sequence
+        uint16_t generation
         uint8_t sender_length
         uint8_t subject_length
         uint16_t headers_length
         uint8_t data_kind
         uint8_t priority
-        uint16_t unused
+        uint32_t unused

@@ -1,6 +1,6 @@
 """Messages of a bus, and the end of an agent that takes them out of its inbox."""
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
 from fastcomm._core.codec cimport Codec
 from fastcomm._core.protocol cimport record_t
@@ -8,7 +8,7 @@ from fastcomm._core.ring cimport Ring
 from fastcomm._core.strings cimport StringTable
 
 cdef enum:
-    ENVELOPE = 24                  # bytes of fc_envelope_t
+    ENVELOPE = 32                  # bytes of fc_envelope_t
 
 
 cdef class Message:
@@ -42,8 +42,17 @@ cdef class Backlog:
     cdef object pop(self)
 
 
+# The publisher in a slot, as its last message showed it.
+cdef struct publisher_t:
+    uint16_t generation
+    uint32_t inbox_sequence        # 0: none came yet
+
+
 cdef class Receiver:
     cdef Ring inbox
+    cdef publisher_t *publishers   # by slot
+    cdef uint32_t publisher_count
+    cdef uint64_t lost
     cdef Backlog backlog           # messages that were taken from the inbox and not received yet
     cdef Py_ssize_t max_pending
     cdef uint32_t urgent_seen      # of the urgent messages that were told of, so many have been taken
@@ -55,7 +64,9 @@ cdef class Receiver:
     cdef bint filtering
     cdef object own_patterns
 
+    cdef int expect_publishers(self, uint32_t count) except -1
     cdef int take_inbox(self, Ring inbox) except -1
+    cdef int follow(self, uint32_t owner, uint16_t generation, uint32_t inbox_sequence) except -1
     cdef Message take(self, record_t *record)
     cdef bint wanted(self, Message message) except -1
     cdef bint look_inbox(self, record_t *record) except -1

@@ -10,14 +10,19 @@ count beside the ring that they raise after the commit, SYNC urgent-told), when 
 a publish of this agent waits (port.pyx says why). A publisher that is killed between commit and count leaves
 an urgent message that comes in its turn.
 
+A message bears its number among those of its publisher into this inbox. Who publishes counts also what the
+inbox did not get, and the inbox has them in that order, so a number that is left out is a lost message. The
+count starts anew when a slot has another publisher, which its generation tells, or the inbox another agent.
+
 Thread safety: under the GIL, which is given up only while waiting.
 """
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport int64_t, uint8_t, uint32_t
-from libc.string cimport memcmp, memcpy
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp, memcpy, memset
 
 from fastcomm._core.layout cimport (
     FC_CRITICAL_SHARE,
@@ -141,9 +146,21 @@ cdef class Receiver:
         self.last_subject = LastText()
         self.last_sender = LastText()
 
+    def __dealloc__(self):
+        free(self.publishers)
+
+    cdef int expect_publishers(self, uint32_t count) except -1:
+        """Once: how many slots the bus has."""
+        self.publishers = <publisher_t *>calloc(count, sizeof(publisher_t))
+        if self.publishers == NULL:
+            raise MemoryError
+        self.publisher_count = count
+        return 0
+
     cdef int take_inbox(self, Ring inbox) except -1:
         """The agent has joined, for the first time or anew after a fork: `inbox` is its own."""
         self.inbox = inbox
+        memset(self.publishers, 0, self.publisher_count * sizeof(publisher_t))
         self.backlog = Backlog()
         self.urgent_seen = urgent_told(&inbox.ring)
         inbox.ring.reserve = inbox.ring.cells // FC_CRITICAL_SHARE    # of room for others, not CRITICAL ones
@@ -205,11 +222,26 @@ cdef class Receiver:
         message.sequence = envelope.sequence
         message.sent_ns = envelope.sent_ns
         message.priority = envelope.priority
+        if envelope.inbox_sequence and record.owner <= self.publisher_count:
+            self.follow(record.owner, envelope.generation, envelope.inbox_sequence)
         self.spare = None
         self.inbox.advance(record)
         self.received += 1
         self.bytes_in += record.nbytes
         return message
+
+    cdef int follow(self, uint32_t owner, uint16_t generation, uint32_t inbox_sequence) except -1:
+        """Count what is missing before this number; it wraps."""
+        cdef publisher_t *publisher = &self.publishers[owner - 1]
+        cdef int32_t ahead
+        if publisher.generation != generation:
+            publisher.generation = generation
+            publisher.inbox_sequence = 0
+        ahead = <int32_t>(inbox_sequence - publisher.inbox_sequence)
+        if ahead > 0:    # what a publisher never does can't be counted
+            self.lost += ahead - 1
+            publisher.inbox_sequence = inbox_sequence
+        return 0
 
     cdef bint wanted(self, Message message) except -1:
         """After an unsubscribe: whether a subscription is left that the message came by."""
@@ -344,6 +376,9 @@ cdef class Receiver:
                 break
             messages.append(message)
         return messages
+
+    def _lost_messages(self):
+        return self.lost
 
     def _set_patterns(self, list patterns, bint filtering):
         self.own_patterns = patterns

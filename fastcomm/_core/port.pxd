@@ -1,6 +1,6 @@
 """An agent's end of the bus."""
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
 from fastcomm._core.codec cimport Codec
 from fastcomm._core.layout cimport fc_envelope_t
@@ -16,6 +16,12 @@ from fastcomm._core.wait cimport spin_t
 cdef struct target_t:
     uint32_t owner
     uint32_t epoch
+
+
+# What we have sent to an inbox while it had this epoch.
+cdef struct sent_t:
+    uint32_t epoch
+    uint32_t count
 
 
 cdef class Route:
@@ -66,6 +72,8 @@ cdef class Port(Receiver):
     cdef size_t stride
     cdef int inbox_count
     cdef ring_t **outboxes
+    cdef sent_t *sent              # by slot
+    cdef uint16_t slot_generation  # of ours, the low bits
     cdef SubscriptionTable subscriptions
     cdef object registry
     cdef dict known                # index in the table -> pattern, as the registry has it

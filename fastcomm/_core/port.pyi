@@ -26,6 +26,7 @@ class Port(Receiver):
         stride: int,
         subscriptions: SubscriptionTable,
         name: str,
+        generation: int,
         max_pending: int,
         codec: Codec,
         strings: StringTable,
@@ -54,7 +55,7 @@ class Port(Receiver):
     def _housekeep_publishing(self, owner: int) -> None: ...
 
     # What a subclass uses.
-    def _attach(self, inbox: Ring, name: str) -> None: ...
+    def _attach(self, inbox: Ring, name: str, generation: int) -> None: ...
     def _begin(
         self, subject: str, data: Any, priority: int, headers: dict[str, Any] | None
     ) -> tuple[int, Delivery | None]: ...

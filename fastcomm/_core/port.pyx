@@ -22,7 +22,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromSt
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from fastcomm._core.atomics cimport fc_load_relaxed_u32, fc_load_relaxed_u64, fc_load_seqcst_u32
 from fastcomm._core.clock cimport deadline_of
@@ -84,8 +84,9 @@ cdef class Route:
         free(self.targets)
 
 
-cdef inline void fill(unsigned char *at, const parts_t *parts) noexcept nogil:
+cdef inline void fill(unsigned char *at, const parts_t *parts, uint32_t inbox_sequence) noexcept nogil:
     memcpy(at, &parts.envelope, sizeof(fc_envelope_t))
+    (<fc_envelope_t *>at).inbox_sequence = inbox_sequence
     at += sizeof(fc_envelope_t)
     memcpy(at, parts.sender, parts.envelope.sender_length)
     at += parts.envelope.sender_length
@@ -155,32 +156,38 @@ cdef class Port(Receiver):
 
     def __init__(self, Ring inbox not None, memory, size_t stride,
                  SubscriptionTable subscriptions not None, str name,
-                 Py_ssize_t max_pending, Codec codec not None, StringTable strings not None):
-        """`memory`: of all inboxes, `stride` bytes each. `strings`: of the bus; messages may name them."""
+                 uint32_t generation, Py_ssize_t max_pending, Codec codec not None,
+                 StringTable strings not None):
+        """`memory`: of all inboxes, `stride` bytes each; generation: of the agent's slot; `strings`: of the
+        bus, messages may name them.
+        """
         cdef unsigned char[::1] view = memory
         self.memory = memory
         self.inboxes = &view[0]
         self.stride = stride
         self.inbox_count = view.shape[0] // stride
         self.outboxes = <ring_t **>calloc(self.inbox_count, sizeof(ring_t *))
+        self.sent = <sent_t *>calloc(self.inbox_count, sizeof(sent_t))
         self.targets = <target_t *>calloc(subscriptions.capacity, sizeof(target_t))
-        if self.outboxes == NULL or self.targets == NULL:
+        if self.outboxes == NULL or self.sent == NULL or self.targets == NULL:
             raise MemoryError
+        self.expect_publishers(self.inbox_count)
         self.subscriptions = subscriptions
         self.codec = codec
         self.strings = strings
         self.max_pending = max_pending
-        self._attach(inbox, name)
+        self._attach(inbox, name, generation)
 
     def __dealloc__(self):
         cdef int i
+        free(self.sent)
         free(self.targets)
         if self.outboxes != NULL:
             for i in range(self.inbox_count):
                 free(self.outboxes[i])
             free(self.outboxes)
 
-    def _attach(self, Ring inbox not None, str name not None):
+    def _attach(self, Ring inbox not None, str name not None, uint32_t generation):
         """The agent has joined, for the first time or anew after a fork:
 
         `inbox` is its own, and it knows nothing yet.
@@ -189,6 +196,8 @@ cdef class Port(Receiver):
         self.take_inbox(inbox)
         self.spin.limit_ns = inbox.spin_put.limit_ns
         self.sender_name = name.encode()
+        self.slot_generation = generation & 0xFFFF
+        memset(self.sent, 0, self.inbox_count * sizeof(sent_t))
         self.registry = SubjectRegistry(cache_size=0)
         self.known = {}
         self.routes = {}
@@ -281,6 +290,7 @@ cdef class Port(Receiver):
                      size_t *taken) except -1:
         """Try to put messages into one inbox: *taken of them, with one claim and one wake-up; the outcome."""
         cdef ring_t *ring = self.outbox(target.owner)
+        cdef sent_t *sent = &self.sent[target.owner - 1]
         cdef claim_t claim
         cdef uint32_t[RUN] cells
         cdef uint64_t position
@@ -295,12 +305,16 @@ cdef class Port(Receiver):
         ring.reserve = reserve_for(ring, parts)
         status = ring_claim_run(ring, cells, count, &claim, taken)
         if status == RING_OK:
+            if sent.epoch != target.epoch:
+                sent.epoch = target.epoch
+                sent.count = 0
+            sent.count += taken[0]
             position = claim.position + claim.cells
             # From the last to the first: the first header makes all of them reachable
             for i in range(taken[0], 0, -1):
                 position -= cells[i - 1]
                 ring_write_prefix(ring, position, parts[i - 1].total, target.epoch)
-                fill(ring_payload(ring, position), &parts[i - 1])
+                fill(ring_payload(ring, position), &parts[i - 1], sent.count - (taken[0] - i))
                 if i > 1:
                     ring_store_inner(ring, position, cells[i - 1])
                     fc_hook(FC_HOOK_BATCH_BETWEEN_HEADERS)
@@ -555,6 +569,7 @@ cdef class Port(Receiver):
         parts.envelope.subject_length = PyBytes_GET_SIZE(route.subject)
         parts.envelope.headers_length = 0
         parts.envelope.priority = priority
+        parts.envelope.generation = self.slot_generation
         parts.envelope.unused = 0
         parts.envelope.sequence = self.sequence + 1
         parts.envelope.sent_ns = fc_monotonic_ns()
@@ -734,7 +749,7 @@ cdef class Port(Receiver):
             "published": self.sequence, "delivered": self.delivered, "received": self.received,
             "bytes_in": self.bytes_in,
             "bytes_out": self.bytes_out, "misdirected": self.misdirected, "unwanted": self.unwanted,
-            "pending": self.backlog.size,
+            "pending": self.backlog.size, "lost": self.lost,
         }
 
 

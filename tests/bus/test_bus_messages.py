@@ -109,12 +109,12 @@ class TestData:
             agent.subscribe("x")
             limit = small_bus.max_message
             assert limit == 16 * 64 - 8
-            for size in (limit + 1, limit - 25):
+            for size in (limit + 1, limit - 33):
                 with pytest.raises(MessageTooLargeError, match=f"the bus's limit is {limit}") as caught:
                     agent.publish("x", bytes(size))
-                assert (caught.value.limit, caught.value.size) == (limit, size + 26)
-            assert agent.publish("x", bytes(limit - 26)) == 1
-            assert len(agent.receive(0).data) == limit - 26
+                assert (caught.value.limit, caught.value.size) == (limit, size + 34)
+            assert agent.publish("x", bytes(limit - 34)) == 1
+            assert len(agent.receive(0).data) == limit - 34
             assert agent.publish("nobody", b"") == 0
 
     def test_has_a_limit_that_max_message_tells_however_large_the_inbox(self, name: str) -> None:
@@ -405,7 +405,7 @@ class TestReceiving:
             agent.receive(0)
             stats = agent.stats()
             assert (stats.published, stats.delivered, stats.received) == (2, 2, 1)
-            assert (stats.bytes_in, stats.bytes_out) == (30, 60)
+            assert (stats.bytes_in, stats.bytes_out) == (38, 76)
             assert (stats.depth, stats.pending, stats.misdirected, stats.unwanted, stats.aborted) == (
                 0,
                 0,
@@ -418,7 +418,7 @@ class TestReceiving:
 
 def envelope(*, sender: int = 0, subject: int = 0, headers: int = 0, priority: int = 2) -> bytes:
     """fc_envelope_t of a message of bytes, with these lengths."""
-    return struct.pack("<qqBBHBBH", 0, 0, sender, subject, headers, 0, priority, 0)
+    return struct.pack("<qqIHBBHBBI", 0, 0, 0, 0, sender, subject, headers, 0, priority, 0)
 
 
 class TestCorruptRecords:
@@ -427,7 +427,7 @@ class TestCorruptRecords:
         [
             b"",
             b"short",
-            bytes(23),
+            bytes(31),
             envelope(sender=1, subject=1),  # lengths that reach beyond the record
             envelope(sender=1, subject=1, headers=500) + bytes(500),
             envelope(sender=81) + bytes(500),

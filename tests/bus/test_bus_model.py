@@ -28,9 +28,9 @@ def matches(pattern: str, subject: str) -> bool:
 
 
 def cells(message: tuple[str, str, int, bytes]) -> int:
-    """What it takes of an inbox: 8 bytes before the record, 24 of the envelope, the texts, the data."""
+    """What it takes of an inbox: 8 bytes before the record, 32 of the envelope, the texts, the data."""
     subject, sender, _, data = message
-    return (8 + 24 + len(subject) + len(sender) + len(data) + 63) // 64
+    return (8 + 32 + len(subject) + len(sender) + len(data) + 63) // 64
 
 
 def room_for(message: tuple[str, str, int, bytes]) -> int:

@@ -132,7 +132,7 @@ class TestOpening:
     def test_is_the_largest_message_it_says(self, name: str) -> None:
         with Bus.open(name, max_agents=1, inbox_bytes=1 << 24) as bus, bus.join("a") as agent:
             agent.subscribe("x")
-            room = bus.max_message - 26  # the envelope, the sender's name, the subject
+            room = bus.max_message - 34  # the envelope, the sender's name, the subject
             assert agent.publish("x", bytes(room)) == 1
             assert len(agent.receive(0).data) == room
 
@@ -322,7 +322,7 @@ class TestJoiningAndLeaving:
             assert [infos["a"].slot, infos["b"].slot] == [0, 1]
             assert infos["a"].alive
             assert infos["a"].depth == 0
-            assert infos["b"].depth == 192  # 24 + 1 + 1 + 100 bytes and 8 before them: 3 cells
+            assert infos["b"].depth == 192  # 32 + 1 + 1 + 100 bytes and 8 before them: 3 cells
             assert infos["b"].capacity == 32 * 64
 
     def test_repr_says_what_it_is(self, name: str) -> None:

@@ -162,7 +162,7 @@ class TestLastEighth:
         with small_bus.join("a") as agent:
             agent.subscribe("x")
             for size in (13, 14, 15, 16):  # cells, of 32
-                data = bytes(size * 64 - 8 - 26)
+                data = bytes(size * 64 - 8 - 34)
                 for _ in range(32):  # with any padding before it
                     agent.publish("x", b"")
                     agent.receive(0)
@@ -218,7 +218,7 @@ class TestHeaders:
             agent.subscribe("x")
             for headers in (None, {}):
                 agent.publish("x", b"", headers=headers)
-            assert agent.stats().bytes_out == 2 * (24 + 2)
+            assert agent.stats().bytes_out == 2 * (32 + 2)
             assert [agent.receive(0).headers for _ in range(2)] == [{}, {}]
 
     @pytest.mark.parametrize("headers", [[("a", 1)], "a", {1: 2}, {b"a": 1}], ids=repr)
@@ -254,7 +254,9 @@ class TestHeaders:
         with bus.join("a") as agent:
             agent.subscribe("x")
             with Ring(bus._inbox_memory(0), owner=1) as raw:
-                raw.put(bytes(16) + bytes([1, 1, len(encoded), 0, 0, 2, 0, 0]) + b"ax" + encoded + b"data")
+                raw.put(
+                    bytes(22) + bytes([1, 1, len(encoded), 0, 0, 2, 0, 0, 0, 0]) + b"ax" + encoded + b"data"
+                )
             message = agent.receive(0)
             assert message.data == b"data"
             with pytest.raises(DecodeError):

@@ -10,7 +10,7 @@
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the shared layout is little-endian");
 
 #define FC_MAGIC 0x6D6D6F6374736166ULL /* "fastcomm" */
-#define FC_ABI_VERSION 2u
+#define FC_ABI_VERSION 3u
 #define FC_PAGE 4096u
 
 /* ------------------------------------------------------------------------------------------------ segment header -- */
@@ -272,14 +272,16 @@ enum { FC_CRITICAL = 0, FC_HIGH = 1, FC_NORMAL = 2, FC_LOW = 3, FC_PRIORITIES = 
 typedef struct {
     uint64_t sequence; /* of the publisher: its messages are 1, 2, 3... */
     int64_t sent_ns;   /* CLOCK_MONOTONIC */
+    uint32_t inbox_sequence; /* of the publisher in this inbox, as long as neither has changed hands; 0: not counted */
+    uint16_t generation;     /* of the publisher's slot, the low bits */
     uint8_t sender_length;
     uint8_t subject_length;
     uint16_t headers_length; /* 0: none */
     uint8_t data_kind; /* FC_DATA_* */
     uint8_t priority;
-    uint16_t unused;
+    uint32_t unused;
 } fc_envelope_t;
 
-_Static_assert(sizeof(fc_envelope_t) == 24, "layout");
+_Static_assert(sizeof(fc_envelope_t) == 32, "layout");
 
 #endif
