@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fastcomm._core.codec import Codec, decode, encode, encode_into
     from fastcomm._core.message import Message
     from fastcomm._core.strings import StringTable
-    from fastcomm.agent import Agent, AgentStats, Subscription
+    from fastcomm.agent import Agent, AgentStats
     from fastcomm.bus import AgentInfo, Bus, connect
     from fastcomm.codec import CodecPool
     from fastcomm.errors import (
@@ -65,6 +65,7 @@ if TYPE_CHECKING:
         is_valid_subject,
         matches,
     )
+    from fastcomm.subscription import Subscription
 
 __all__ = [
     "AbiMismatchError",
@@ -133,7 +134,7 @@ _MODULES = {
     "fastcomm._core.codec": ("Codec", "decode", "encode", "encode_into"),
     "fastcomm._core.message": ("Message",),
     "fastcomm._core.strings": ("StringTable",),
-    "fastcomm.agent": ("Agent", "AgentStats", "Subscription"),
+    "fastcomm.agent": ("Agent", "AgentStats"),
     "fastcomm.bus": ("AgentInfo", "Bus", "connect"),
     "fastcomm.codec": ("CodecPool",),
     "fastcomm.events": ("EventBus", "EventBusStats"),
@@ -142,6 +143,7 @@ _MODULES = {
     "fastcomm.queue": ("JoinableQueue", "Queue", "SimpleQueue"),
     "fastcomm.rings": ("RingBuffer", "RingStats"),
     "fastcomm.structs": ("Struct",),
+    "fastcomm.subscription": ("Subscription",),
     "fastcomm.subjects": (
         "SubjectRegistry",
         "collides",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from _thread import allocate_lock
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastcomm import _handles
@@ -17,12 +17,16 @@ from fastcomm._doorbell import Deadline, Doorbell
 from fastcomm.bus import _InboxView
 from fastcomm.errors import ClosedError, Empty, PeerDiedError, RequestTimeoutError
 from fastcomm.priorities import Priority
+from fastcomm.subscription import Subscription
 
 if TYPE_CHECKING:
+    from fastcomm._sorter import Queue, Sorter
     from fastcomm.affinity import Plan, PlanLike, pinned
     from fastcomm.bus import Bus
 
-__all__ = ["Agent", "AgentStats", "Subscription"]
+__all__ = ["Agent", "AgentStats"]
+
+OnError = Callable[[Exception, Subscription, Message], object]
 
 MAX_SPIN_US = 1000
 MAX_PENDING = 4096  # messages that are taken out of the inbox and not received yet
@@ -57,42 +61,6 @@ class AgentStats(NamedTuple):
     stale: int
 
 
-class Subscription:
-    """A pattern that an agent listens to, until unsubscribe() or the end of the `with` block."""
-
-    def __init__(self, agent: Agent, pattern: str, index: int) -> None:
-        self.agent = agent
-        self.pattern = pattern
-        self._index: int | None = index
-        self._lost_before = agent._lost_messages()
-
-    @property
-    def lost(self) -> int:
-        """Messages that the agent's inbox did not get since this subscription began, as far as it can be
-        told from those that it got: an inbox that keeps what it is sent loses none.
-
-        What was lost is not there to say which subscription it was for.
-        """
-        return self.agent._lost_messages() - self._lost_before
-
-    def unsubscribe(self) -> None:
-        """Stop: what is still in the inbox for this pattern alone is dropped, and counted.
-
-        Again is harmless.
-        """
-        self.agent._unsubscribe(self)
-
-    def __enter__(self) -> Subscription:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.unsubscribe()
-
-    def __repr__(self) -> str:
-        state = "" if self._index is not None else ", cancelled"
-        return f"<Subscription of {self.agent.name!r} to {self.pattern!r}{state}>"
-
-
 class Agent(Port):
     """A member of a bus; Bus.join() and connect() make it.
 
@@ -109,17 +77,20 @@ class Agent(Port):
         codec: Codec | None = None,
         cpus: PlanLike | None = None,
         spin_us: int | None = None,
+        on_error: OnError | None = None,
     ) -> None:
         """Use Bus.join()."""
         if spin_us is not None and not 0 <= spin_us <= MAX_SPIN_US:
             raise ValueError(f"spin_us is {spin_us}; it must be 0 to {MAX_SPIN_US}")
         self.bus = bus
+        self.on_error = on_error
         self._spin_us = spin_us
         self._plan = None if cpus is None else _plan_of(cpus, bus._limits.max_agents)
         self._pinned: pinned | None = None
         self._owns_bus = False
         self._doorbell: Doorbell | None = None
         self._rejoining = allocate_lock()
+        self._changing = allocate_lock()  # the subscriptions and the sorter
         super().__init__(
             self._join(name),
             bus._segment.memory(bus._inboxes_at, bus._limits.stride * bus._limits.max_agents),
@@ -158,7 +129,9 @@ class Agent(Port):
         self._epoch = inbox._open_inbox()
         self._slot = slot
         self._mine: list[Subscription] = []
+        self._numbered = 0
         self._cancelled = False
+        self._sorter: Sorter | None = None
         self._inbox = inbox
         return inbox
 
@@ -184,41 +157,84 @@ class Agent(Port):
 
     # --------------------------------------------------------------------------------------------- subscribe
 
-    def subscribe(self, pattern: str) -> Subscription:
+    def subscribe(
+        self,
+        pattern: str,
+        handler: Callable[[Message], Any] | None = None,
+        *,
+        where: Callable[[Message], object] | None = None,
+        transform: Callable[[Message], Any] | None = None,
+        coalesce: Callable[[Message], Hashable | None] | None = None,
+    ) -> Subscription:
         """Receive what is published to subjects that match `pattern`; when this returns publishers see it.
 
-        NATS's grammar: tokens between dots; ``*`` is one whole token, ``>`` one or more last tokens. A
-        message that several patterns of an agent match is received once. InvalidSubjectError, TableFullError.
+        NATS's grammar: tokens between dots; ``*`` is one whole token, ``>`` one or more last tokens.
+
+        Without a handler the messages wait for receive(), which gives one that several such patterns match
+        once, or for the subscription's own receive(). `handler(message)` is called for each by run() and
+        run_async(), and by receive() and its like when they come across one; a message is given to each
+        handler whose pattern it matches. A handler for run_async() may be a coroutine function.
+
+        These run in this process, when the message is received or handled; the first two in that order:
+        `where(message)`: only if that is true. `transform(message)`: the message has what that returns as its
+        data. `coalesce(message)`: a key (hashable; None: no key); a newer message takes the place of the one
+        with that key that was taken from the inbox and waits. Of several patterns without a handler the first
+        that was subscribed to, and whose `where` is true, decides.
+
+        An Exception of the handler or of one of these harms nobody else: it counts in the subscription's
+        `errors`, and the agent's `on_error(error, subscription, message)` is called; without one it is logged
+        (logger "fastcomm.agent"). InvalidSubjectError, TableFullError.
         """
         check_pattern(pattern)
+        for function in (handler, where, transform, coalesce):
+            if function is not None and not callable(function):
+                raise TypeError(f"handlers, where, transform and coalesce are functions, not {function!r}")
         self._check_usable()
         bus = self.bus
         bus._segment.check_vanished()
         with bus._changing_tables():
             self._check_usable()  # another thread may have closed it while this one waited for the gate
+            self._numbered += 1
+            subscription = Subscription(self, pattern, self._numbered, handler, where, transform, coalesce)
             # Before publishers see it: another thread of this agent may receive at once.
-            self._set_patterns([*self._patterns(), pattern.encode()], self._cancelled)
+            self._listen(subscription)
             try:
-                index = bus._subscriptions.insert(self._slot + 1, self._epoch, pattern.encode())
-                subscription = Subscription(self, pattern, index)
-                self._mine.append(subscription)
-            finally:
-                self._set_patterns(self._patterns(), self._cancelled)
+                subscription._index = bus._subscriptions.insert(self._slot + 1, self._epoch, pattern.encode())
+            except BaseException:
+                self._listen_no_more(subscription)
+                raise
         bus._ring_everybody()
         return subscription
 
+    def _listen(self, subscription: Subscription) -> None:
+        with self._changing:
+            self._mine.append(subscription)
+            self._set_patterns(self._patterns(), self._cancelled)
+            if self._sorter is not None:
+                self._sorter.add(subscription)
+        if not subscription.plain:
+            self._sort_messages()
+
+    def _listen_no_more(self, subscription: Subscription) -> None:
+        with self._changing:
+            self._mine.remove(subscription)
+            self._set_patterns(self._patterns(), self._cancelled)
+            if self._sorter is not None:
+                self._sorter.remove(subscription)
+
     def _unsubscribe(self, subscription: Subscription) -> None:
-        if subscription._index is None:
+        if subscription.cancelled:
             return
         bus = self.bus
         with bus._changing_tables():
-            if subscription._index is None:  # another thread was faster
+            if subscription.cancelled:  # another thread was faster
                 return
-            bus._subscriptions.remove(subscription._index)
-            subscription._index = None
-            self._mine.remove(subscription)
-            self._cancelled = True
-            self._set_patterns(self._patterns(), self._cancelled)
+            subscription.cancelled = self._cancelled = True
+            if subscription._index is not None:
+                bus._subscriptions.remove(subscription._index)
+                subscription._index = None
+            self._listen_no_more(subscription)
+        self._wake_others()  # who waits in its receive()
         bus._ring_everybody()
 
     def _patterns(self) -> list[bytes]:
@@ -228,6 +244,7 @@ class Agent(Port):
         """They are no longer in the table, or their entries there belong to somebody else."""
         for subscription in self._mine:
             subscription._index = None
+            subscription.cancelled = True
         self._mine = []
 
     @property
@@ -270,6 +287,107 @@ class Agent(Port):
                 f"{deadline.seconds} s"
             )
 
+    # ---------------------------------------------------------------------------------------------- handlers
+
+    def run(self) -> None:
+        """Call handlers as messages come, those of lower priority number first, until the agent is closed: by
+        a handler, or by another thread.
+
+        Several threads may run(), and several handlers are called at a time then. Messages of subscriptions
+        without a handler wait for other threads to receive them, at most 4,096; then it raises Full. Ctrl-C
+        works; the death of the last other agent does not end it.
+        """
+        self._check_usable()
+        sorter = self._sort_messages()
+        while not self.closed:
+            try:
+                self._receive_by(lambda: sorter.next(None), None)
+            except PeerDiedError:
+                pass
+            except ClosedError:
+                if not self.closed:
+                    raise
+
+    async def run_async(self) -> None:
+        """run() for asyncio: what a handler returns is awaited, if it can be, before the next is called."""
+        self._check_usable()
+        sorter = self._sort_messages()
+        while not self.closed:
+            try:
+                await self._receive_async_by(lambda: sorter.next_async(None), None)
+            except PeerDiedError:
+                pass
+            except ClosedError:
+                if not self.closed:
+                    raise
+
+    def dispatch(self) -> None:
+        """Call the handlers of what is there. Never waits."""
+        self._check_usable()
+        self._sort_messages().next(None)
+
+    def drain(self) -> list[Message]:
+        """Leave in good order: end the subscriptions, call the handlers of what is there, then close().
+
+        Returns what was there for subscriptions without a handler. What a publisher was sending at that
+        moment may come too late; the inbox counts it as discarded then.
+        """
+        self._end_subscriptions()
+        left = []
+        for look in self._looks():
+            while (message := look()) is not None:
+                left.append(message)
+        self.close()
+        return left
+
+    async def drain_async(self) -> list[Message]:
+        """drain() for asyncio."""
+        self._end_subscriptions()
+        while self._sorter is not None and await self._sorter.next_async(None) is not None:
+            pass
+        return self.drain()
+
+    def _end_subscriptions(self) -> None:
+        """Publishers see them no more; what came by them is received and handled all the same."""
+        self._check_usable()
+        with self.bus._changing_tables():
+            self.bus._subscriptions.drop_owner(self._slot + 1)
+            for subscription in self._mine:
+                subscription._index = None
+        self.bus._ring_everybody()
+
+    def _looks(self) -> list[Callable[[], Message | None]]:
+        own = [one.try_receive for one in self._mine if one.queue is not None]
+        return [self.try_receive, *own]
+
+    def _sort_messages(self) -> Sorter:
+        """From now on, if not before: what comes is sorted to the subscriptions."""
+        with self._changing:
+            if self._sorter is None:
+                from fastcomm._sorter import Sorter
+
+                self._sorter = Sorter(self, MAX_PENDING)
+                for subscription in self._mine:
+                    self._sorter.add(subscription)
+                self._set_sorting()
+            return self._sorter
+
+    def _separate(self, subscription: Subscription) -> Queue:
+        return self._sort_messages().separate(subscription)
+
+    def _sorted(self) -> Message | None:
+        sorter = self._sort_messages()
+        return sorter.next(sorter.common)
+
+    async def _sorted_async(self) -> Message | None:
+        sorter = self._sort_messages()
+        return await sorter.next_async(sorter.common)
+
+    def _wake_others(self) -> None:
+        super()._wake_others()
+        if self._doorbell is not None:
+            self._doorbell.wake()
+
     # ----------------------------------------------------------------------------------------------- asyncio
 
     def _bell(self) -> Doorbell:
@@ -281,18 +399,30 @@ class Agent(Port):
     async def receive_async(self, timeout: float | None = None) -> Message:
         """receive() for asyncio: waits on a file descriptor, without a thread.
 
-        A cancelled call has taken nothing.
+        A cancelled call has taken nothing, but what a handler was awaited for.
         """
         deadline = Deadline(timeout)
-        while (message := self.try_receive()) is None:
-            if deadline.left() == 0:
-                raise Empty(self._inbox._why_empty(deadline.waited()))
-            bell = self._bell()
-            bell.attach()
-            self._inbox._see_to_the_dead(False)
-            if not self._inbox._arm_not_empty():
-                await bell.wait(deadline.left())
+        while (message := await self._sorted_async() if self._sorter else self.try_receive()) is None:
+            await self._wait_for_message(deadline)
         return message
+
+    async def _receive_async_by(
+        self, look: Callable[[], Awaitable[Message | None]], timeout: float | None
+    ) -> Message:
+        deadline = Deadline(timeout)
+        while (message := await look()) is None:
+            await self._wait_for_message(deadline)
+        return message
+
+    async def _wait_for_message(self, deadline: Deadline) -> None:
+        """Return when one may be there; Empty when the time is over."""
+        if deadline.left() == 0:
+            raise Empty(self._inbox._why_empty(deadline.waited()))
+        bell = self._bell()
+        bell.attach()
+        self._inbox._see_to_the_dead(False)
+        if not self._inbox._arm_not_empty():
+            await bell.wait(deadline.left())
 
     async def receive_many_async(self, limit: int = 1024, timeout: float | None = None) -> list[Message]:
         """receive_many() for asyncio."""
@@ -412,6 +542,8 @@ class Agent(Port):
         self._inbox._forget()
         self._forget_subscriptions()
         self._rejoining = allocate_lock()
+        self._changing = allocate_lock()
+        self._sorter = None
         self.bus._doorbells.close()
         if self._doorbell is not None:
             self._doorbell.abandon()
@@ -459,8 +591,11 @@ class Agent(Port):
     def stats(self) -> AgentStats:
         """A snapshot of the agent's counters."""
         ring = self._inbox.stats()
+        counters = self._counters()
+        if self._sorter is not None:
+            counters["pending"] += self._sorter.waiting
         return AgentStats(
-            **self._counters(),
+            **counters,
             depth=ring.depth,
             capacity=ring.capacity,
             aborted=ring.aborted,

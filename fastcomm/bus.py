@@ -36,7 +36,7 @@ from fastcomm.segments import entered, segment_path
 if TYPE_CHECKING:
     from fastcomm._core.codec import Codec
     from fastcomm.affinity import PlanLike
-    from fastcomm.agent import Agent
+    from fastcomm.agent import Agent, OnError
 
 __all__ = ["AgentInfo", "Bus", "connect"]
 
@@ -359,6 +359,7 @@ class Bus:
         codec: Codec | None = None,
         cpus: PlanLike | None = None,
         spin_us: int | None = None,
+        on_error: OnError | None = None,
     ) -> Agent:
         """Become an agent of the bus under that name, 1 to 80 bytes of UTF-8; None: ``pid-N``.
 
@@ -370,12 +371,13 @@ class Bus:
         is made for `max_agents` workers. The inbox is laid out after that, near to those CPUs.
         InvalidCpusError, AffinityProfileError. spin_us: how long the agent looks for a message, or for room,
         before it sleeps: at most 50 us unless said, 0 for not at all; longer costs CPU and shortens waits.
+        on_error: is called when a handler fails, see Agent.subscribe().
         NameTakenError if a live agent has it (a dead one's is free), TableFullError if `max_agents` are
         there, ShmFullError.
         """
         from fastcomm.agent import Agent
 
-        return Agent(self, name, codec, cpus, spin_us)
+        return Agent(self, name, codec, cpus, spin_us, on_error)
 
     def _claim_slot(self, name: str | None, settle: Callable[[int], None]) -> tuple[int, str]:
         """Under the gate: a slot with a name and an inbox, still JOINING.

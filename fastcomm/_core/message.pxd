@@ -61,6 +61,8 @@ cdef class Receiver:
     cdef Message spare             # for the next message to be taken
     cdef LastText last_subject, last_sender
     cdef uint64_t received, bytes_in, unwanted
+    cdef int waiting               # threads in wait_record()
+    cdef bint sorting              # Agent, in Python, says who gets what
     cdef bint filtering
     cdef object own_patterns
 
@@ -71,9 +73,11 @@ cdef class Receiver:
     cdef bint wanted(self, Message message) except -1
     cdef bint look_inbox(self, record_t *record) except -1
     cdef Message look(self)
+    cdef Message look_unsorted(self)
     cdef Message best_after(self, Message low)
     cdef Message receive_now(self)
     cdef Message take_backlog(self)
     cdef Py_ssize_t drain(self) except -1
     cdef int drain_urgent(self, uint32_t told) except -1
     cdef int wake_others(self) except -1
+    cdef int wait_message(self, object timeout, int64_t *deadline, uint32_t stirs) except -1

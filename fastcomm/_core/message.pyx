@@ -85,6 +85,15 @@ cdef class Message:
             self.head = head
         return self.head
 
+    def _with_data(self, data):
+        """This message with other data."""
+        cdef Message other = Message.__new__(Message)
+        other.subject, other.sender, other.sequence = self.subject, self.sender, self.sequence
+        other.sent_ns, other.priority, other.head = self.sent_ns, self.priority, self.head
+        other.codec, other.strings, other.payload = self.codec, self.strings, self.payload
+        other.value = data
+        return other
+
     def __repr__(self):
         shown = repr(self.data)
         shown = shown if len(shown) <= 60 else shown[:57] + "..."
@@ -165,7 +174,8 @@ cdef class Receiver:
         self.urgent_seen = urgent_told(&inbox.ring)
         inbox.ring.reserve = inbox.ring.cells // FC_CRITICAL_SHARE    # of room for others, not CRITICAL ones
         self.own_patterns = []
-        self.filtering = False
+        self.filtering = self.sorting = False
+        self.waiting = 0
         return 0
 
     # ---------------------------------------------------------------------------- what Agent adds, in Python
@@ -182,6 +192,9 @@ cdef class Receiver:
         came meanwhile.
         """
         return False
+
+    def _sorted(self):
+        """The next message for receive(), of an agent that sorts: see _set_sorting()."""
 
     # ----------------------------------------------------------------------------------------------- receive
 
@@ -265,6 +278,10 @@ cdef class Receiver:
         return False
 
     cdef Message look(self):
+        """The next message for receive(), or None."""
+        return self._sorted() if self.sorting else self.look_unsorted()
+
+    cdef Message look_unsorted(self):
         """The next wanted message, from the backlog or else from the inbox, or None."""
         cdef record_t record
         cdef Message message
@@ -297,7 +314,8 @@ cdef class Receiver:
 
     cdef Message take_backlog(self):
         item = self.backlog.pop()
-        self.wake_others()
+        if self.backlog.size:
+            self.wake_others()
         if type(item) is not Message:
             raise item
         return item
@@ -326,10 +344,11 @@ cdef class Receiver:
         return self.backlog.size - before
 
     cdef int wake_others(self) except -1:
-        """After a change of the backlog: threads that sleep in receive() don't hear of it from the inbox."""
-        cdef bint waiting = self.backlog.size > 0
-        if waiting != self.inbox.nudged:
-            self.inbox.nudge(waiting)
+        """What was taken from the inbox may be for a thread that sleeps in receive(), which won't hear of it
+        from there.
+        """
+        if self.waiting:
+            self.inbox.stir()
         return 0
 
     def try_receive(self):
@@ -353,15 +372,36 @@ cdef class Receiver:
         ClosedError when another thread closes the agent. The GIL is free while it waits, Ctrl-C works. Thread
         safety: yes.
         """
-        cdef record_t record
         cdef int64_t deadline = 0
+        cdef uint32_t stirs
         cdef Message message
         while True:
-            if self.backlog.size or not self.inbox.spin_first():
+            stirs = self.inbox.stirs    # before looking: who takes something out after that stirs us
+            if self.backlog.size or self.sorting or not self.inbox.spin_first():
                 message = self.receive_now()
                 if message is not None:
                     return message
-            self.inbox.wait_record(&record, timeout, &deadline)
+            self.wait_message(timeout, &deadline, stirs)
+
+    cdef int wait_message(self, object timeout, int64_t *deadline, uint32_t stirs) except -1:
+        cdef record_t record
+        self.waiting += 1
+        try:
+            self.inbox.wait_record(&record, timeout, deadline, stirs)
+        finally:
+            self.waiting -= 1
+        return 0
+
+    def _receive_by(self, look, timeout):
+        """receive() of what look() returns when it is not None."""
+        cdef int64_t deadline = 0
+        cdef uint32_t stirs
+        while True:
+            stirs = self.inbox.stirs
+            message = look()
+            if message is not None:
+                return message
+            self.wait_message(timeout, &deadline, stirs)
 
     def receive_many(self, Py_ssize_t limit=1024, timeout=None):
         """A list of 1 to `limit` messages: waits for the first as receive() does, then takes what else is
@@ -379,6 +419,19 @@ cdef class Receiver:
 
     def _lost_messages(self):
         return self.lost
+
+    def _set_sorting(self):
+        """From now on receive() asks _sorted(), which gets what came from _next_unsorted()."""
+        self.sorting = True
+
+    def _next_unsorted(self):
+        return self.look_unsorted()
+
+    def _wake_others(self):
+        self.wake_others()
+
+    def _count_unwanted(self, Py_ssize_t count):
+        self.unwanted += count
 
     def _set_patterns(self, list patterns, bint filtering):
         self.own_patterns = patterns

@@ -9,7 +9,7 @@ from fastcomm._core.wait cimport spin_t
 
 
 cdef class Ring(RingHandle):
-    cdef bint nudged               # waits for records return at once
+    cdef uint32_t stirs            # how often waits for records were ended to look elsewhere
     cdef spin_t spin_get
     cdef spin_t spin_put
     cdef int64_t next_housekeeping
@@ -18,9 +18,10 @@ cdef class Ring(RingHandle):
     cdef int64_t watched_since
 
     cdef bint spin_first(self) noexcept
-    cdef int wait_record(self, record_t *record, object timeout, int64_t *deadline) except -1
+    cdef int wait_record(self, record_t *record, object timeout, int64_t *deadline,
+                         uint32_t stirs) except -1
     cdef bint spin_for_record(self, int64_t now, int64_t deadline) except -1
-    cdef int nudge(self, bint on) except -1
+    cdef int stir(self) except -1
     cdef int sleep(self, fc_wait_t *wait, uint32_t seen, int64_t deadline) except -1
     cdef int write_waiting(self, const void *data, uint64_t nbytes, object timeout,
                            int64_t *deadline) except -1

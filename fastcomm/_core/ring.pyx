@@ -77,8 +77,10 @@ cdef class Ring(RingHandle):
         return (self.spin_get.hit_ns != 0 and self.usable and self.is_consumer
                 and not ring_has_record(&self.ring, self.position))
 
-    cdef int wait_record(self, record_t *record, object timeout, int64_t *deadline) except -1:
-        """look() until it finds something (1), or somebody nudges us (0); or raise Empty.
+    cdef int wait_record(self, record_t *record, object timeout, int64_t *deadline,
+                         uint32_t stirs) except -1:
+        """look() until it finds something (1), or somebody has stirred us since `stirs` was read (0); or
+        raise Empty.
 
         *deadline is 0 at the first call of one operation.
         """
@@ -87,7 +89,7 @@ cdef class Ring(RingHandle):
         cdef fc_wait_t *wait = &self.ring.shared.not_empty
         if deadline[0] == 0:
             deadline[0] = deadline_of(timeout)
-        while not self.nudged:
+        while self.stirs == stirs:
             now = fc_monotonic_ns()
             if 0 <= deadline[0] <= now:
                 if self.look(record):
@@ -100,7 +102,7 @@ cdef class Ring(RingHandle):
             announce_sleep(wait, FC_SLEEP_FUTEX)
             if self.look(record):
                 return 1
-            if not self.nudged:
+            if self.stirs == stirs:
                 self.sleep(wait, seen, deadline[0])
             if self.look(record):
                 return 1
@@ -123,11 +125,10 @@ cdef class Ring(RingHandle):
         self.spins += 1
         return True
 
-    cdef int nudge(self, bint on) except -1:
-        """Have waiting threads of this handle return, and none wait, until it is taken back."""
-        self.nudged = on
-        if on:
-            ring_bell_always(&self.ring.shared.not_empty)
+    cdef int stir(self) except -1:
+        """Have threads that wait for records return: what they wait for may be elsewhere."""
+        self.stirs += 1
+        ring_bell_always(&self.ring.shared.not_empty)
         return 0
 
     cdef int sleep(self, fc_wait_t *wait, uint32_t seen, int64_t deadline) except -1:
@@ -179,7 +180,7 @@ cdef class Ring(RingHandle):
         cdef record_t record
         cdef int64_t deadline = 0
         if self.spin_first() or not self.look(&record):
-            self.wait_record(&record, timeout, &deadline)
+            self.wait_record(&record, timeout, &deadline, self.stirs)
         return self.take(&record)
 
     def get_many(self, Py_ssize_t limit=1024, timeout=None):
@@ -192,7 +193,7 @@ cdef class Ring(RingHandle):
         cdef int64_t deadline = 0
         check_limit(limit)
         if self.spin_first() or not self.look(&record):
-            self.wait_record(&record, timeout, &deadline)
+            self.wait_record(&record, timeout, &deadline, self.stirs)
         return self.take_many(&record, limit)
 
     def peek(self, timeout=None):
@@ -208,7 +209,7 @@ cdef class Ring(RingHandle):
         cdef int64_t deadline = 0
         cdef Peek peek = Peek.__new__(Peek)
         if self.spin_first() or not self.look(&record):
-            self.wait_record(&record, timeout, &deadline)
+            self.wait_record(&record, timeout, &deadline, self.stirs)
         peek.ring = self
         peek.forks = self.forks
         peek.data = <unsigned char *>record.payload

@@ -292,7 +292,7 @@ cdef class SharedQueue(Ring):
                 if data is not None:
                     return data
             else:
-                self.wait_record(&record, timeout, &deadline)
+                self.wait_record(&record, timeout, &deadline, self.stirs)
 
     def try_get_many(self, Py_ssize_t limit=1024):
         """The bytes of up to `limit` items that are there now, taken under one lock;
@@ -318,7 +318,7 @@ cdef class SharedQueue(Ring):
             records = self.try_get_many(limit)
             if records:
                 return records
-            self.wait_record(&record, timeout, &deadline)
+            self.wait_record(&record, timeout, &deadline, self.stirs)
 
     cdef int take_run(self, record_t *record, list records, Py_ssize_t limit) except -1:
         """The item that find() found and what follows; gives up the lock."""

@@ -23,7 +23,7 @@ def drain_waiting(Rows rows, Ring ring not None, Py_ssize_t limit, object timeou
     cdef int64_t deadline = 0
     check_limit(limit)
     if ring.spin_first() or not ring.look(&record):
-        ring.wait_record(&record, timeout, &deadline)
+        ring.wait_record(&record, timeout, &deadline, ring.stirs)
     take_rows(rows, ring, &record, limit)
 
 
