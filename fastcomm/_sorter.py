@@ -39,8 +39,9 @@ class Sorter:
         self._bound = bound
         self._lock = RLock()  # a key function may use the agent
         self._registry: SubjectRegistry[Subscription] = SubjectRegistry(cache_size=0)
-        self._plans: dict[str, list[tuple[Queue, tuple[Subscription, ...]]]] = {}
+        self._plans: dict[tuple[str, int], list[tuple[Queue, tuple[Subscription, ...]]]] = {}
         self._coalescing = False
+        self._running = 0
         self._handled: Queue = PriorityQueue()
         self.common: Queue = PriorityQueue()
         self._queues = [self._handled, self.common]
@@ -126,16 +127,22 @@ class Sorter:
         return f"receive() of its subscription to {', '.join(map(repr, patterns))}"
 
     def _put(self, message: Message) -> None:
-        plan = self._plans.get(message.subject)
+        key = message.subject, message._subscription
+        plan = self._plans.get(key)
         if plan is None:
-            plan = self._plan(message.subject)
+            plan = self._plan(*key)
         if not plan:
             self._agent._count_unwanted(1)
         for queue, subscriptions in plan:
             self._enqueue(queue, subscriptions, message)
 
-    def _plan(self, subject: str) -> list[tuple[Queue, tuple[Subscription, ...]]]:
-        found = sorted(self._registry.match(subject), key=lambda one: one.number)
+    def _plan(self, subject: str, number: int) -> list[tuple[Queue, tuple[Subscription, ...]]]:
+        """`number`: of the subscription of a group that it is for alone, or 0."""
+        found = [
+            one
+            for one in sorted(self._registry.match(subject), key=lambda one: one.number)
+            if (one.number == number if number else one.group is None)
+        ]
         plan: list[tuple[Queue, tuple[Subscription, ...]]] = []
         for one in found:
             queue = one.queue if one.handler is None else self._handled
@@ -146,7 +153,7 @@ class Sorter:
             plan.append((self.common, common))
         if len(self._plans) >= MAX_PLANS:
             self._plans = {}
-        self._plans[subject] = plan
+        self._plans[subject, number] = plan
         return plan
 
     def _enqueue(self, queue: Queue, subscriptions: tuple[Subscription, ...], message: Message) -> None:
@@ -197,6 +204,7 @@ class Sorter:
             if entry is None and queue is not None:
                 entry = _poll(queue)
             if entry is not None or not moved:
+                self._agent._note_sorted(self.waiting + self._running)
                 return entry
 
     def _prepare(
@@ -225,6 +233,7 @@ class Sorter:
     # --------------------------------------------------------------------------------------------- handlers
 
     def _call(self, handler: Callable[[Message], Any], subscription: Subscription, message: Message) -> None:
+        self._handling(1)
         try:
             result = handler(message)
             if hasattr(result, "__await__"):
@@ -236,16 +245,27 @@ class Sorter:
                 )
         except Exception as error:
             self._failed(error, subscription, message)
+        finally:
+            self._handling(-1)
 
     async def _call_async(
         self, handler: Callable[[Message], Any], subscription: Subscription, message: Message
     ) -> None:
+        self._handling(1)
         try:
             result = handler(message)
             if hasattr(result, "__await__"):
                 await result
         except Exception as error:
             self._failed(error, subscription, message)
+        finally:
+            self._handling(-1)
+
+    def _handling(self, change: int) -> None:
+        """A message that is being handled counts as waiting, for publishers to a group."""
+        with self._lock:
+            self._running += change
+        self._agent._note_sorted(self.waiting + self._running)
 
     def _failed(self, error: Exception, subscription: Subscription, message: Message) -> None:
         subscription.errors += 1

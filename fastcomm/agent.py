@@ -12,10 +12,10 @@ from fastcomm._core.codec import Codec
 from fastcomm._core.message import Message
 from fastcomm._core.port import Delivery, Port
 from fastcomm._core.subjects import check_pattern
-from fastcomm._core.tables import MAX_AGENT_NAME
+from fastcomm._core.tables import MAX_AGENT_NAME, MAX_GROUP
 from fastcomm._doorbell import Deadline, Doorbell
 from fastcomm.bus import _InboxView
-from fastcomm.errors import ClosedError, Empty, PeerDiedError, RequestTimeoutError
+from fastcomm.errors import ClosedError, Empty, InvalidNameError, PeerDiedError, RequestTimeoutError
 from fastcomm.priorities import Priority
 from fastcomm.subscription import Subscription
 
@@ -162,6 +162,7 @@ class Agent(Port):
         pattern: str,
         handler: Callable[[Message], Any] | None = None,
         *,
+        group: str | None = None,
         where: Callable[[Message], object] | None = None,
         transform: Callable[[Message], Any] | None = None,
         coalesce: Callable[[Message], Hashable | None] | None = None,
@@ -175,6 +176,11 @@ class Agent(Port):
         run_async(), and by receive() and its like when they come across one; a message is given to each
         handler whose pattern it matches. A handler for run_async() may be a coroutine function.
 
+        group: of the subscriptions of all agents with that name one gets each message: that of the agent with
+        the least backlog which has room; ties rotate. An agent that gets a message by a group and by other
+        subscriptions gets it twice. What it left unread when it leaves or dies goes to the others. 1 to 40
+        bytes of UTF-8.
+
         These run in this process, when the message is received or handled; the first two in that order:
         `where(message)`: only if that is true. `transform(message)`: the message has what that returns as its
         data. `coalesce(message)`: a key (hashable; None: no key); a newer message takes the place of the one
@@ -186,6 +192,7 @@ class Agent(Port):
         (logger "fastcomm.agent"). InvalidSubjectError, TableFullError.
         """
         check_pattern(pattern)
+        encoded_group = _encoded_group(group)
         for function in (handler, where, transform, coalesce):
             if function is not None and not callable(function):
                 raise TypeError(f"handlers, where, transform and coalesce are functions, not {function!r}")
@@ -195,11 +202,15 @@ class Agent(Port):
         with bus._changing_tables():
             self._check_usable()  # another thread may have closed it while this one waited for the gate
             self._numbered += 1
-            subscription = Subscription(self, pattern, self._numbered, handler, where, transform, coalesce)
+            subscription = Subscription(
+                self, pattern, self._numbered, group, handler, where, transform, coalesce
+            )
             # Before publishers see it: another thread of this agent may receive at once.
             self._listen(subscription)
             try:
-                subscription._index = bus._subscriptions.insert(self._slot + 1, self._epoch, pattern.encode())
+                subscription._index = bus._subscriptions.insert(
+                    self._slot + 1, self._epoch, pattern.encode(), subscription.number, encoded_group
+                )
             except BaseException:
                 self._listen_no_more(subscription)
                 raise
@@ -209,7 +220,7 @@ class Agent(Port):
     def _listen(self, subscription: Subscription) -> None:
         with self._changing:
             self._mine.append(subscription)
-            self._set_patterns(self._patterns(), self._cancelled)
+            self._tell_patterns()
             if self._sorter is not None:
                 self._sorter.add(subscription)
         if not subscription.plain:
@@ -218,7 +229,7 @@ class Agent(Port):
     def _listen_no_more(self, subscription: Subscription) -> None:
         with self._changing:
             self._mine.remove(subscription)
-            self._set_patterns(self._patterns(), self._cancelled)
+            self._tell_patterns()
             if self._sorter is not None:
                 self._sorter.remove(subscription)
 
@@ -237,8 +248,12 @@ class Agent(Port):
         self._wake_others()  # who waits in its receive()
         bus._ring_everybody()
 
-    def _patterns(self) -> list[bytes]:
-        return [subscription.pattern.encode() for subscription in self._mine]
+    def _tell_patterns(self) -> None:
+        self._set_patterns(
+            [one.pattern.encode() for one in self._mine if one.group is None],
+            {one.number for one in self._mine if one.group is not None},
+            self._cancelled,
+        )
 
     def _forget_subscriptions(self) -> None:
         """They are no longer in the table, or their entries there belong to somebody else."""
@@ -253,7 +268,8 @@ class Agent(Port):
         return tuple(self._mine)
 
     def wait_for_subscribers(self, subject: str, n: int = 1, timeout: float | None = None) -> int:
-        """Return when `n` agents or more would get what is published to `subject`; how many they are.
+        """Return when `n` agents or more would get what is published to `subject`; how many they are. A group
+        counts as one.
 
         RequestTimeoutError, a TimeoutError, after `timeout` seconds (None: wait for ever).
         """
@@ -564,9 +580,9 @@ class Agent(Port):
         bus, segment = self.bus, self.bus._segment
         if segment.holds(self._slot):
             with bus._changing_tables(reap=False):
+                bus._retire(self._slot)
                 bus._subscriptions.drop_owner(self._slot + 1)
                 self._forget_subscriptions()
-                bus._retire(self._slot)
                 segment.free(self._slot)
                 bus._reap()
                 bus._unlink_if_unused()
@@ -611,6 +627,18 @@ def _plan_of(cpus: PlanLike, agents: int) -> Plan:
     from fastcomm.affinity import agent_plan  # most agents are not pinned
 
     return agent_plan(cpus, agents)
+
+
+def _encoded_group(group: str | None) -> bytes:
+    if group is None:
+        return b""
+    encoded = group.encode("utf-8", "surrogatepass")
+    if not 1 <= len(encoded) <= MAX_GROUP or not group.isprintable():
+        raise InvalidNameError(
+            f"the group {group[:100]!r} has {len(encoded)} bytes; it has 1 to {MAX_GROUP} bytes of printable "
+            "UTF-8"
+        )
+    return encoded
 
 
 def _name_in_child(name: str) -> str:

@@ -23,6 +23,7 @@ from fastcomm._core.segment import (
 from fastcomm._core.strings import StringTable
 from fastcomm._core.tables import AGENT_BYTES, MAX_AGENT_NAME, AgentTable, SubscriptionTable
 from fastcomm._core.wait import Doorbells
+from fastcomm._heirs import heirs_of
 from fastcomm.errors import (
     BusMismatchError,
     ClosedError,
@@ -277,12 +278,12 @@ class Bus:
 
     def _retire(self, slot: int) -> None:
         """Under the gate: an agent left or died. Its inbox takes nothing more, the pages of its data are
-        given back.
+        given back. What it left unread of its groups goes to their other members.
 
         Those of the control words stay: publishers that were on their way, and reapers, still look at them.
         """
         inbox = self._inbox(slot)
-        if inbox._retire_inbox():
+        if inbox._retire_inbox(heirs_of(self, slot)):
             offset = self._inboxes_at + slot * self._limits.stride
             control_words = Ring.bytes_needed(self._limits.cells) - inbox.capacity
             self._segment.punch(offset + control_words, self._limits.stride - control_words)
@@ -313,9 +314,9 @@ class Bus:
         for slot in dead:
             for ring in rings:
                 ring._resolve_dead(slot + 1)
-            self._subscriptions.drop_owner(slot + 1)
             if self._agent_table.initialised(slot):
                 self._retire(slot)
+            self._subscriptions.drop_owner(slot + 1)
             segment.note_death(slot)
         segment.mutating = False
         for ring in rings:

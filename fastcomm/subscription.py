@@ -33,6 +33,7 @@ class Subscription:
         agent: Agent,
         pattern: str,
         number: int,
+        group: str | None = None,
         handler: Callable[[Message], Any] | None = None,
         where: Callable[[Message], object] | None = None,
         transform: Callable[[Message], Any] | None = None,
@@ -41,6 +42,7 @@ class Subscription:
         self.agent = agent
         self.pattern = pattern
         self.number = number
+        self.group = group
         self.handler = handler
         self.where = where
         self.transform = transform
@@ -146,4 +148,6 @@ class Subscription:
 
     def __repr__(self) -> str:
         state = ", cancelled" if self.cancelled else ""
+        if self.group is not None:
+            state = f", group {self.group!r}{state}"
         return f"<Subscription of {self.agent.name!r} to {self.pattern!r}{state}>"

@@ -95,6 +95,7 @@ cdef extern from "fc_layout.h" nogil:
         uint64_t tail
         uint64_t head
         uint64_t aborted
+        uint32_t backlog
         fc_wait_t not_empty
         fc_wait_t not_full
         uint32_t consumer
@@ -142,6 +143,7 @@ cdef extern from "fc_layout.h" nogil:
         FC_SECTION_INBOXES
         FC_MAX_AGENT_NAME
         FC_MAX_PATTERN
+        FC_MAX_GROUP
 
     ctypedef struct fc_agent_t:
         uint32_t version
@@ -163,6 +165,9 @@ cdef extern from "fc_layout.h" nogil:
         uint32_t epoch
         uint32_t pattern_length
         char pattern[192]
+        uint32_t number
+        uint32_t group_length
+        char group[40]
 
     enum:
         FC_STRINGS_MAGIC
@@ -196,4 +201,4 @@ cdef extern from "fc_layout.h" nogil:
         uint16_t headers_length
         uint8_t data_kind
         uint8_t priority
-        uint32_t unused
+        uint32_t subscription

@@ -17,6 +17,7 @@ cdef class Message:
     cdef readonly uint64_t sequence
     cdef readonly int64_t sent_ns
     cdef readonly int priority
+    cdef readonly uint32_t _subscription    # of a group, that it is for; 0: all that are of no group
     cdef object head               # the headers: as bytes, then as a dict; None: none
     cdef readonly bytes payload
     cdef object value              # of the data, once it is decoded
@@ -63,7 +64,9 @@ cdef class Receiver:
     cdef uint64_t received, bytes_in, unwanted
     cdef int waiting               # threads in wait_record()
     cdef bint sorting              # Agent, in Python, says who gets what
+    cdef uint32_t sorted_away      # messages that Agent, in Python, has taken and not handed out
     cdef bint filtering
+    cdef object own_groups         # numbers of the subscriptions of groups
     cdef object own_patterns
 
     cdef int expect_publishers(self, uint32_t count) except -1
@@ -79,5 +82,6 @@ cdef class Receiver:
     cdef Message take_backlog(self)
     cdef Py_ssize_t drain(self) except -1
     cdef int drain_urgent(self, uint32_t told) except -1
+    cdef int tell_backlog(self) noexcept
     cdef int wake_others(self) except -1
     cdef int wait_message(self, object timeout, int64_t *deadline, uint32_t stirs) except -1

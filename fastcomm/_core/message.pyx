@@ -24,6 +24,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
+from fastcomm._core.atomics cimport fc_store_relaxed_u32
 from fastcomm._core.layout cimport (
     FC_CRITICAL_SHARE,
     FC_DATA_ENCODED,
@@ -90,6 +91,7 @@ cdef class Message:
         cdef Message other = Message.__new__(Message)
         other.subject, other.sender, other.sequence = self.subject, self.sender, self.sequence
         other.sent_ns, other.priority, other.head = self.sent_ns, self.priority, self.head
+        other._subscription = self._subscription
         other.codec, other.strings, other.payload = self.codec, self.strings, self.payload
         other.value = data
         return other
@@ -174,7 +176,10 @@ cdef class Receiver:
         self.urgent_seen = urgent_told(&inbox.ring)
         inbox.ring.reserve = inbox.ring.cells // FC_CRITICAL_SHARE    # of room for others, not CRITICAL ones
         self.own_patterns = []
+        self.own_groups = set()
         self.filtering = self.sorting = False
+        self.sorted_away = 0
+        self.tell_backlog()
         self.waiting = 0
         return 0
 
@@ -235,6 +240,7 @@ cdef class Receiver:
         message.sequence = envelope.sequence
         message.sent_ns = envelope.sent_ns
         message.priority = envelope.priority
+        message._subscription = envelope.subscription
         if envelope.inbox_sequence and record.owner <= self.publisher_count:
             self.follow(record.owner, envelope.generation, envelope.inbox_sequence)
         self.spare = None
@@ -258,8 +264,14 @@ cdef class Receiver:
 
     cdef bint wanted(self, Message message) except -1:
         """After an unsubscribe: whether a subscription is left that the message came by."""
-        cdef bytes subject = message.subject.encode()
+        cdef bytes subject
         cdef bytes pattern
+        if message._subscription:
+            if message._subscription in self.own_groups:
+                return True
+            self.unwanted += 1
+            return False
+        subject = message.subject.encode()
         for pattern in self.own_patterns:
             if c_matches(pattern, len(pattern), subject, len(subject)):
                 return True
@@ -314,6 +326,7 @@ cdef class Receiver:
 
     cdef Message take_backlog(self):
         item = self.backlog.pop()
+        self.tell_backlog()
         if self.backlog.size:
             self.wake_others()
         if type(item) is not Message:
@@ -341,7 +354,16 @@ cdef class Receiver:
                 self.backlog.push(message, message.priority)
             except CorruptSegmentError as error:
                 self.backlog.push(error, FC_NORMAL)    # for receive() to raise
+        self.tell_backlog()
         return self.backlog.size - before
+
+    cdef int tell_backlog(self) noexcept:
+        """For publishers to a group, which choose the member with the least."""
+        if self.inbox.usable:    # else the inbox may have another agent
+            fc_store_relaxed_u32(
+                &self.inbox.ring.shared.backlog, <uint32_t>self.backlog.size + self.sorted_away
+            )
+        return 0
 
     cdef int wake_others(self) except -1:
         """What was taken from the inbox may be for a thread that sleeps in receive(), which won't hear of it
@@ -433,8 +455,15 @@ cdef class Receiver:
     def _count_unwanted(self, Py_ssize_t count):
         self.unwanted += count
 
-    def _set_patterns(self, list patterns, bint filtering):
+    def _note_sorted(self, uint32_t count):
+        """So many messages were taken by Agent, in Python, and wait or are being handled."""
+        self.sorted_away = count
+        self.tell_backlog()
+
+    def _set_patterns(self, list patterns, set groups, bint filtering):
+        """Patterns of the subscriptions of no group, numbers of the others; filtering: one was cancelled."""
         self.own_patterns = patterns
+        self.own_groups = groups
         self.filtering = filtering
 
     @property

@@ -16,6 +16,15 @@ from fastcomm._core.wait cimport spin_t
 cdef struct target_t:
     uint32_t owner
     uint32_t epoch
+    uint32_t subscription          # of a group: which of the agent's; 0: all that are of no group
+
+
+# Members of which one gets each message.
+cdef struct group_t:
+    int first                      # in Route.members
+    int count
+    int turn                       # where to begin to look for the one with the least backlog
+    int waits_for                  # the one with the least backlog when all were full
 
 
 # What we have sent to an inbox while it had this epoch.
@@ -28,6 +37,11 @@ cdef class Route:
     cdef bytes subject
     cdef int count
     cdef target_t *targets
+    cdef int group_count
+    cdef group_t *groups
+    cdef target_t *members         # of one group after the other
+
+    cdef const target_t *waited_for(self, int place)
 
 
 # The pieces of a message's record, in their order.
@@ -41,9 +55,10 @@ cdef struct parts_t:
     uint64_t total
 
 
-# Of a target: so many of the messages have been delivered to it.
+# Of a place: so many of the messages have been delivered to it. The places of a route are its targets, then
+# its groups.
 cdef struct rest_t:
-    int target
+    int place
     size_t done
 
 
@@ -53,7 +68,7 @@ cdef class Delivery:
     cdef object owned              # what the messages' pieces point into
     cdef parts_t *parts            # of each message
     cdef size_t count
-    cdef rest_t *remaining         # the targets that lack some of them
+    cdef rest_t *remaining         # the places that lack some of them
     cdef int left
     cdef readonly Py_ssize_t reached
     cdef int64_t deadline          # CLOCK_MONOTONIC ns; -1: never
@@ -76,7 +91,7 @@ cdef class Port(Receiver):
     cdef uint16_t slot_generation  # of ours, the low bits
     cdef SubscriptionTable subscriptions
     cdef object registry
-    cdef dict known                # index in the table -> pattern, as the registry has it
+    cdef dict known                # index in the table -> (pattern, as the registry has it; group)
     cdef target_t *targets         # by index in the table
     cdef dict routes               # subject -> Route, good for `generation`
     cdef uint64_t generation
@@ -92,6 +107,10 @@ cdef class Port(Receiver):
     cdef int refresh(self) except -1
     cdef int apply_change(self, uint32_t index) except -1
     cdef Route make_route(self, str subject)
+    cdef int add_groups(self, Route route, dict groups) except -1
+    cdef int deliver_to_group(self, Route route, group_t *group, const parts_t *parts, list rung) except -1
+    cdef int least_backlog(self, Route route, const group_t *group, const unsigned char *tried) except -2
+    cdef int deliver_to_place(self, Delivery delivery, rest_t *rest, list rung) except -1
     cdef ring_t *outbox(self, uint32_t owner) except? NULL
     cdef int deliver(self, const target_t *target, const parts_t *parts, size_t count,
                      size_t *taken) except -1

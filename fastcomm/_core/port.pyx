@@ -12,6 +12,9 @@ records bear another epoch.
 Two agents that publish into each other's full inboxes: before it sleeps, and whenever it wakes, a publisher
 takes what its own inbox has into private memory (Receiver.drain()), so one of the two always finds room.
 
+A group of subscriptions gets each message once: in the inbox of the member with the least backlog that has
+room. The record bears the number of that subscription, so that no other of its agent takes it for its own.
+
 The last eighth of an inbox takes CRITICAL messages only: a claim for any other leaves so many cells free.
 
 Thread safety: under the GIL, which is given up only while waiting; a publish copies its data before it waits.
@@ -78,15 +81,27 @@ cdef enum:
 
 @cython.final
 cdef class Route:
-    """The inboxes that a subject leads to, each once."""
+    """The inboxes that a subject leads to, each once, and the groups."""
 
     def __dealloc__(self):
         free(self.targets)
+        free(self.groups)
+        free(self.members)
+
+    cdef const target_t *waited_for(self, int place):
+        """Of a group that had no room the member that is waited for."""
+        cdef group_t *group
+        if place < self.count:
+            return &self.targets[place]
+        group = &self.groups[place - self.count]
+        return &self.members[group.first + group.waits_for]
 
 
-cdef inline void fill(unsigned char *at, const parts_t *parts, uint32_t inbox_sequence) noexcept nogil:
+cdef inline void fill(unsigned char *at, const parts_t *parts, uint32_t inbox_sequence,
+                      uint32_t subscription) noexcept nogil:
     memcpy(at, &parts.envelope, sizeof(fc_envelope_t))
     (<fc_envelope_t *>at).inbox_sequence = inbox_sequence
+    (<fc_envelope_t *>at).subscription = subscription
     at += sizeof(fc_envelope_t)
     memcpy(at, parts.sender, parts.envelope.sender_length)
     at += parts.envelope.sender_length
@@ -119,7 +134,7 @@ cdef class Delivery:
 
     cdef uint32_t owner(self):
         """Of the inbox that is waited for."""
-        return self.route.targets[self.remaining[0].target].owner
+        return self.route.waited_for(self.remaining[0].place).owner
 
     cdef const parts_t *next_parts(self):
         """The message that it has no room for."""
@@ -134,13 +149,13 @@ cdef class Delivery:
 
 
 cdef Delivery make_delivery(Ring inbox, Route route, size_t count):
-    """Of `count` messages that are to be described, to targets that are to be named."""
+    """Of `count` messages that are to be described, to places that are to be named."""
     cdef Delivery delivery = Delivery.__new__(Delivery)
     delivery.inbox = inbox
     delivery.route = route
     delivery.count = count
     delivery.parts = <parts_t *>calloc(max(count, <size_t>1), sizeof(parts_t))
-    delivery.remaining = <rest_t *>calloc(max(route.count, 1), sizeof(rest_t))
+    delivery.remaining = <rest_t *>calloc(max(route.count + route.group_count, 1), sizeof(rest_t))
     if delivery.parts == NULL or delivery.remaining == NULL:
         raise MemoryError
     delivery.deadline = -1
@@ -230,19 +245,21 @@ cdef class Port(Receiver):
 
     cdef int apply_change(self, uint32_t index) except -1:
         cdef size_t position
+        cdef target_t *target
         entry = self.subscriptions.read(index)
         if entry == ():
             return 0    # being written: what is known holds until that change is announced
-        pattern = self.known.pop(index, None)
-        if pattern is not None:
-            self.registry.remove(pattern, index)
+        known = self.known.pop(index, None)
+        if known is not None:
+            self.registry.remove(known[0], index)
         if entry is not None:
-            self.targets[index].owner, self.targets[index].epoch, encoded = entry
+            target = &self.targets[index]
+            target.owner, target.epoch, encoded, target.subscription, group = entry
             if c_check(encoded, len(encoded), PATTERN, &position) != SOUND:
                 raise CorruptSegmentError(f"subscription {index} of the bus has the pattern {encoded!r}")
             pattern = encoded.decode()
             self.registry.insert(pattern, index)
-            self.known[index] = pattern
+            self.known[index] = pattern, group
         return 0
 
     cdef Route make_route(self, str subject):
@@ -250,6 +267,7 @@ cdef class Port(Receiver):
         cdef target_t target
         cdef uint32_t index
         cdef set owners = set()
+        cdef dict groups = {}    # name -> the index of the subscription of each member, by owner
         check_subject(subject)
         found = self.registry.match(subject)
         route.subject = subject.encode()
@@ -258,14 +276,40 @@ cdef class Port(Receiver):
             raise MemoryError
         for index in found:
             target = self.targets[index]
-            if 1 <= target.owner <= <uint32_t>self.inbox_count and target.owner not in owners:
+            if not 1 <= target.owner <= <uint32_t>self.inbox_count:
+                continue
+            group = self.known[index][1]
+            if group:
+                groups.setdefault(group, {}).setdefault(target.owner, index)
+            elif target.owner not in owners:
                 owners.add(target.owner)
+                target.subscription = 0
                 route.targets[route.count] = target
                 route.count += 1
+        if groups:
+            self.add_groups(route, groups)
         if len(self.routes) >= MAX_ROUTES:
             self.routes = {}
         self.routes[subject] = route
         return route
+
+    cdef int add_groups(self, Route route, dict groups) except -1:
+        cdef group_t *group
+        cdef int member = 0
+        route.groups = <group_t *>calloc(len(groups), sizeof(group_t))
+        route.members = <target_t *>calloc(sum(map(len, groups.values())), sizeof(target_t))
+        if route.groups == NULL or route.members == NULL:
+            raise MemoryError
+        for name in sorted(groups):
+            group = &route.groups[route.group_count]
+            route.group_count += 1
+            group.first = member
+            group.count = len(groups[name])
+            group.turn = self.inbox.ring.owner % group.count    # publishers don't all begin with the same one
+            for owner in sorted(groups[name]):
+                route.members[member] = self.targets[<uint32_t>groups[name][owner]]
+                member += 1
+        return 0
 
     cdef ring_t *outbox(self, uint32_t owner) except? NULL:
         """Our view of the inbox of `owner`."""
@@ -314,7 +358,10 @@ cdef class Port(Receiver):
             for i in range(taken[0], 0, -1):
                 position -= cells[i - 1]
                 ring_write_prefix(ring, position, parts[i - 1].total, target.epoch)
-                fill(ring_payload(ring, position), &parts[i - 1], sent.count - (taken[0] - i))
+                fill(
+                    ring_payload(ring, position), &parts[i - 1], sent.count - (taken[0] - i),
+                    target.subscription,
+                )
                 if i > 1:
                     ring_store_inner(ring, position, cells[i - 1])
                     fc_hook(FC_HOOK_BATCH_BETWEEN_HEADERS)
@@ -345,6 +392,66 @@ cdef class Port(Receiver):
             outcome = outcome & RUNG | self.deliver(target, parts + taken[0], count - taken[0], &run)
             taken[0] += run
         return outcome
+
+    cdef int deliver_to_place(self, Delivery delivery, rest_t *rest, list rung) except -1:
+        """What is left for a target or a group; the outcome. `rung` gets whose doorbell is to be rung."""
+        cdef Route route = delivery.route
+        cdef group_t *group
+        cdef size_t taken
+        cdef int outcome = DELIVERED
+        if rest.place < route.count:
+            outcome = self.deliver_all(
+                &route.targets[rest.place], delivery.parts + rest.done, delivery.count - rest.done, &taken
+            )
+            rest.done += taken
+            if outcome & RUNG:
+                rung.append(route.targets[rest.place].owner)
+            return outcome
+        group = &route.groups[rest.place - route.count]
+        while rest.done < delivery.count and outcome == DELIVERED:
+            outcome = self.deliver_to_group(route, group, delivery.parts + rest.done, rung)
+            rest.done += outcome == DELIVERED
+        return outcome
+
+    cdef int deliver_to_group(self, Route route, group_t *group, const parts_t *parts, list rung) except -1:
+        """Try to put one message into the inbox of the member with the least backlog that has room."""
+        cdef unsigned char[MAX_INBOXES] tried
+        cdef size_t taken
+        cdef int member, outcome, first = -1
+        memset(tried, 0, group.count)
+        while True:
+            member = self.least_backlog(route, group, tried)
+            if member < 0:
+                break
+            tried[member] = True
+            outcome = self.deliver(&route.members[group.first + member], parts, 1, &taken)
+            if outcome & RUNG:
+                rung.append(route.members[group.first + member].owner)
+            if taken:
+                group.turn = (member + 1) % group.count
+                return DELIVERED
+            if outcome == NO_ROOM and first < 0:
+                first = member
+        if first < 0:
+            return GONE
+        group.waits_for = first
+        return NO_ROOM
+
+    cdef int least_backlog(self, Route route, const group_t *group, const unsigned char *tried) except -2:
+        """The untried member for which the least waits, in its inbox (cells) and taken out of it (messages);
+        -1: all were tried.
+        """
+        cdef ring_t *ring
+        cdef uint64_t backlog, least = ~<uint64_t>0
+        cdef int i, member, best = -1
+        for i in range(group.count):
+            member = (group.turn + i) % group.count
+            if not tried[member]:
+                ring = self.outbox(route.members[group.first + member].owner)
+                backlog = ring_depth(ring) + fc_load_relaxed_u32(&ring.shared.backlog)
+                if backlog < least:
+                    least, best = backlog, member
+        return best
 
     cdef int refused(self, uint32_t owner, int status) except -1:
         if status == RING_FENCED:
@@ -449,6 +556,8 @@ cdef class Port(Receiver):
                 self._not_usable()
             inbox = self.inbox
             route = self.find_route(subject)
+            if route.group_count:
+                return self.begin_many(subject, [data], priority, headers)
             codec = self.idle_codec()
             # Encoding runs Python code for types beyond the built-in ones; another thread may close the agent
             # meanwhile. From its end to the last delivery nothing may, not even the garbage collector, so
@@ -479,7 +588,7 @@ cdef class Port(Receiver):
         delivery.reached = reached
         for i in range(route.count):
             if outcome[i] == NO_ROOM:
-                delivery.remaining[delivery.left].target = i
+                delivery.remaining[delivery.left].place = i
                 delivery.left += 1
         return delivery
 
@@ -513,9 +622,9 @@ cdef class Port(Receiver):
         for i in range(delivery.count):
             self.sequence += 1
             delivery.parts[i].envelope.sequence = self.sequence
-        for i in range(<size_t>route.count):
-            delivery.remaining[i].target = i
-        delivery.left = route.count if delivery.count else 0
+        for i in range(<size_t>(route.count + route.group_count)):
+            delivery.remaining[i].place = i
+        delivery.left = route.count + route.group_count if delivery.count else 0
         return delivery
 
     cdef bytes encode_headers(self, object headers):
@@ -570,7 +679,7 @@ cdef class Port(Receiver):
         parts.envelope.headers_length = 0
         parts.envelope.priority = priority
         parts.envelope.generation = self.slot_generation
-        parts.envelope.unused = 0
+        parts.envelope.subscription = 0
         parts.envelope.sequence = self.sequence + 1
         parts.envelope.sent_ns = fc_monotonic_ns()
         parts.total = ENVELOPE + parts.envelope.sender_length + parts.envelope.subject_length + length
@@ -590,29 +699,22 @@ cdef class Port(Receiver):
     cdef bint advance(self, Delivery delivery) except -1:
         """Try the inboxes that are left; True: none is."""
         cdef list rung = []
-        cdef const target_t *target
         cdef rest_t *rest
-        cdef size_t taken, j
-        cdef int i, outcome, full = 0
+        cdef size_t j, before
+        cdef int i, full = 0
         # closed while this waited: its owner number may be another agent's now
         if not delivery.inbox.usable:
             self._not_usable()
             raise ForkedError("a publish that was begun before a fork is the parent's; nothing was sent here")
         for i in range(delivery.left):
             rest = &delivery.remaining[i]
-            target = &delivery.route.targets[rest.target]
-            outcome = self.deliver_all(
-                target, delivery.parts + rest.done, delivery.count - rest.done, &taken
-            )
-            for j in range(rest.done, rest.done + taken):
-                self.count_delivered(1, delivery.parts[j].total)
-            rest.done += taken
-            delivery.reached += taken
-            if outcome & RUNG:
-                rung.append(target.owner)
-            if outcome & NO_ROOM:
+            before = rest.done
+            if self.deliver_to_place(delivery, rest, rung) & NO_ROOM:
                 delivery.remaining[full] = rest[0]
                 full += 1
+            for j in range(before, rest.done):
+                self.count_delivered(1, delivery.parts[j].total)
+                delivery.reached += 1
         delivery.left = full
         if rung:
             self._ring_consumers(rung)
@@ -721,7 +823,7 @@ cdef class Port(Receiver):
         ring = self.outbox(delivery.owner())
         self.check_progress(delivery, ring, now)
         for i in range(delivery.left):
-            ring = self.outbox(delivery.route.targets[delivery.remaining[i].target].owner)
+            ring = self.outbox(delivery.route.waited_for(delivery.remaining[i].place).owner)
             announce_sleep(&ring.shared.not_full, FC_SLEEP_FD)
         return self.advance(delivery)
 
@@ -734,11 +836,13 @@ cdef class Port(Receiver):
     # ---------------------------------------------------------------------------------------------- the rest
 
     def _routes_to(self, str subject not None):
-        """(how many inboxes the subject leads to, generation of the subscription table that this was read at)
+        """(how many inboxes and groups the subject leads to, generation of the subscription table that this
+        was read at)
         """
         if not self.inbox.usable:
             self._not_usable()
-        return self.find_route(subject).count, self.generation
+        cdef Route route = self.find_route(subject)
+        return route.count + route.group_count, self.generation
 
     def _waits_for_room(self, Delivery delivery not None):
         """The owner of the inbox that it waits for."""

@@ -483,10 +483,12 @@ cdef class RingHandle:
         ring_reopen(&self.ring)
         return self.epoch
 
-    def _retire_inbox(self):
+    def _retire_inbox(self, inherit=None):
         """Under the gate, when its agent leaves or has died: nobody's records are meant for it any more.
 
-        Returns True if nothing is left in it, False if a live publisher is in the middle of a record.
+        `inherit(epoch, payload)`, for each record that was left unread: whether somebody else has got it. Its
+        cells are given back at once then, so that who goes on if we are killed does not pass on more than one
+        again. Returns True if nothing is left, False if a live publisher is in the middle of a record.
         """
         cdef record_t record
         cdef uint64_t position
@@ -498,14 +500,26 @@ cdef class RingHandle:
         while True:
             status = ring_peek(&self.ring, &position, &record)
             if status == RING_OK:
-                fc_fetch_add_relaxed_u64(&self.ring.shared.discarded, 1)
                 position = (position + record.cells) & FC_POS_MASK
+                if inherit is not None and inherit(
+                    record.epoch, PyBytes_FromStringAndSize(<const char *>record.payload, record.nbytes)
+                ):
+                    ring_release(&self.ring, position)
+                else:
+                    fc_fetch_add_relaxed_u64(&self.ring.shared.discarded, 1)
             elif status == RING_BUSY and not self._owner_alive(record.owner):
                 ring_abort_dead(&self.ring, position, &record)
             else:
                 break
         ring_release(&self.ring, position)
         return status == RING_EMPTY
+
+    def _put_into_inbox(self, uint32_t epoch, bytes data not None):
+        """Under the gate: put a record into this inbox if it has that epoch; whether there was room."""
+        if fc_load_relaxed_u32(&self.ring.shared.epoch) != epoch:
+            return False
+        self.epoch = epoch
+        return self.write(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)) == 1
 
     def _wake_all(self):
         """Wake everybody who sleeps on this ring, whatever the flags say."""

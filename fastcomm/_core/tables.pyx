@@ -47,6 +47,7 @@ from fastcomm._core.hooks cimport (
 from fastcomm._core.layout cimport (
     FC_CHANGE_LOG,
     FC_MAX_AGENT_NAME,
+    FC_MAX_GROUP,
     FC_MAX_PATTERN,
     fc_agent_t,
     fc_subscription_t,
@@ -59,6 +60,7 @@ from fastcomm.errors import CorruptSegmentError, TableFullError
 
 AGENT_BYTES = <int>sizeof(fc_agent_t)
 MAX_AGENT_NAME = <int>FC_MAX_AGENT_NAME
+MAX_GROUP = <int>FC_MAX_GROUP
 CHANGE_LOG = <int>FC_CHANGE_LOG
 
 
@@ -133,12 +135,15 @@ cdef class SubscriptionTable:
 
     # ---------------------------------------------------------------------------------------- under the gate
 
-    def insert(self, uint32_t owner, uint32_t epoch, bytes pattern):
-        """Returns the entry's index. TableFullError."""
+    def insert(self, uint32_t owner, uint32_t epoch, bytes pattern, uint32_t number=0, bytes group=b""):
+        """Returns the entry's index. number: of the agent's subscriptions; group: empty for none.
+
+        TableFullError.
+        """
         cdef uint32_t index
         for index in range(self.capacity):
             if fc_load_relaxed_u32(&self.entries[index].owner) == 0:
-                self.write_entry(index, owner, epoch, pattern)
+                self.write_entry(index, owner, epoch, pattern, number, group)
                 return index
         raise TableFullError(
             f"all {self.capacity} entries of the bus's subscription table are taken; unsubscribe, use "
@@ -158,18 +163,24 @@ cdef class SubscriptionTable:
                 dropped += 1
         return dropped
 
-    def write_entry(self, uint32_t index, uint32_t owner, uint32_t epoch, bytes pattern):
+    def write_entry(self, uint32_t index, uint32_t owner, uint32_t epoch, bytes pattern, uint32_t number=0,
+                    bytes group=b""):
         cdef fc_subscription_t entry
         cdef fc_subscription_t *at = self.entries + index
         if len(pattern) > <int>FC_MAX_PATTERN:
             raise ValueError(f"a pattern has at most {FC_MAX_PATTERN} bytes, this one has {len(pattern)}")
+        if len(group) > <int>FC_MAX_GROUP:
+            raise ValueError(f"a group has at most {FC_MAX_GROUP} bytes, this one has {len(group)}")
         memset(&entry, 0, sizeof(entry))
         entry.owner = owner
         entry.epoch = epoch
         entry.pattern_length = len(pattern)
         memcpy(entry.pattern, <const char *>pattern, len(pattern))
+        entry.number = number
+        entry.group_length = len(group)
+        memcpy(entry.group, <const char *>group, len(group))
         begin_write(&at.version)
-        fc_copy_to_shared(&at.epoch, &entry.epoch, 8 + FC_MAX_PATTERN)
+        fc_copy_to_shared(&at.epoch, &entry.epoch, sizeof(entry) - 8)    # all behind version and owner
         fc_hook(FC_HOOK_TABLE_MID_WRITE)
         fc_store_relaxed_u32(&at.owner, owner)
         end_write(&at.version)
@@ -235,7 +246,9 @@ cdef class SubscriptionTable:
         return changed
 
     def read(self, uint32_t index):
-        """(owner, epoch, pattern as bytes); None for a free entry; () for one that is being written."""
+        """(owner, epoch, pattern, number, group), both texts as bytes; None for a free entry; () for one that
+        is being written.
+        """
         cdef fc_subscription_t entry
         if index >= self.capacity:
             raise CorruptSegmentError(f"the bus's change log names subscription {index} of {self.capacity}")
@@ -245,7 +258,14 @@ cdef class SubscriptionTable:
             return None
         if entry.pattern_length > <uint32_t>FC_MAX_PATTERN:
             raise CorruptSegmentError(f"subscription {index} of the bus has {entry.pattern_length} bytes")
-        return entry.owner, entry.epoch, entry.pattern[:entry.pattern_length]
+        if entry.group_length > <uint32_t>FC_MAX_GROUP:
+            raise CorruptSegmentError(
+                f"the group of subscription {index} of the bus has {entry.group_length} bytes"
+            )
+        return (
+            entry.owner, entry.epoch, entry.pattern[:entry.pattern_length], entry.number,
+            entry.group[:entry.group_length],
+        )
 
     def entries_in_use(self):
         """Indices of the entries that were not free when looked at."""

@@ -250,6 +250,56 @@ class TestAPublisherIsLate:
                 assert successor.stats().stale == 1
 
 
+class TestHeirs:
+    """A member of a group is killed, and then who passes on what it left unread."""
+
+    @pytest.mark.parametrize("countdown", [1, 4])
+    @pytest.mark.parametrize(
+        ("module", "hook"),
+        [
+            ("protocol", "CLAIM_AFTER_CAS"),
+            ("protocol", "WRITE_HALF"),
+            ("protocol", "COMMIT_BEFORE_HEADER"),
+            ("protocol", "COMMIT_AFTER_HEADER"),
+            ("protocol", "CONSUME_BEFORE_HEAD"),
+            ("protocol", "CONSUME_AFTER_HEAD"),
+        ],
+    )
+    def test_get_all_of_it_and_at_most_one_message_twice(
+        self, bus: Bus, module: str, hook: str, countdown: int
+    ) -> None:
+        with bus.join("sender") as sender, bus.join("heir") as heir, Peer(joined(bus.name, "r")) as reaper:
+            with Peer(joined(bus.name, "member")) as member:
+                member.do("agent.subscribe('jobs', group='g') and None")
+                for i in range(10):
+                    assert sender.publish("jobs", i) == 1
+                heir.subscribe("jobs", group="g")
+                member.kill()
+            start(Step("reap", module, hook, "bus.join('second')", countdown), reaper)
+            reaper.kill()
+            with Bus.open(bus.name):  # goes on
+                pass
+            got = [message.data for message in heir.receive_many(timeout=60)]
+            assert set(got) == set(range(10))
+            assert len(got) <= 11
+            assert [info.name for info in bus.agents()] == ["sender", "heir"]
+            assert sender.publish("jobs", b"") == 1
+
+    def test_get_it_though_one_of_them_dies_in_the_same_moment(self, bus: Bus) -> None:
+        with bus.join("sender") as sender, bus.join("heir") as heir:
+            members = [Peer(joined(bus.name, f"member {i}")) for i in range(3)]
+            for member in members:
+                member.do("agent.subscribe('jobs', group='g') and None")
+            for i in range(12):
+                sender.publish("jobs", i)
+            heir.subscribe("jobs", group="g")
+            for member in members:
+                member.kill()
+            with Bus.open(bus.name):  # reaps all of them
+                pass
+            assert sorted(message.data for message in heir.receive_many(timeout=60)) == list(range(12))
+
+
 def sleeps(agent: Agent) -> bool:
     memory = agent.bus._inbox_memory(agent._slot)
     return bool(memory[NOT_EMPTY + 4])

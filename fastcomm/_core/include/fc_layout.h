@@ -126,7 +126,8 @@ typedef struct {
     uint8_t unused1[120];
     uint64_t head; /* 256: written by the consumer: first cell that it has not yet released, pos:36 */
     uint64_t aborted; /*   claims of dead producers that it skipped */
-    uint8_t unused2[112];
+    uint32_t backlog; /*   of an inbox: messages that were taken out and not received yet */
+    uint8_t unused2[108];
     fc_wait_t not_empty; /* 384: the consumer sleeps here */
     uint8_t unused3[120];
     fc_wait_t not_full; /* 512: producers sleep here */
@@ -143,6 +144,7 @@ typedef struct {
 
 _Static_assert(offsetof(fc_ring_t, tail) == 128, "layout");
 _Static_assert(offsetof(fc_ring_t, head) == 256, "layout");
+_Static_assert(offsetof(fc_ring_t, backlog) == 272, "layout");
 _Static_assert(offsetof(fc_ring_t, not_empty) == 384, "layout");
 _Static_assert(offsetof(fc_ring_t, not_full) == 512, "layout");
 _Static_assert(offsetof(fc_ring_t, consumer) == 640, "layout");
@@ -206,7 +208,7 @@ enum { /* of a bus */
     FC_SECTION_INBOXES = 4,
 };
 
-enum { FC_MAX_AGENT_NAME = 80, FC_MAX_PATTERN = 192 };
+enum { FC_MAX_AGENT_NAME = 80, FC_MAX_PATTERN = 192, FC_MAX_GROUP = 40 };
 
 typedef struct {
     uint32_t version;     /* odd while it is written */
@@ -241,7 +243,9 @@ typedef struct {
     uint32_t epoch;   /* of the inbox */
     uint32_t pattern_length;
     char pattern[FC_MAX_PATTERN]; /* UTF-8 */
-    uint8_t unused[48];
+    uint32_t number; /* of its agent's, which numbers them 1, 2, 3... */
+    uint32_t group_length; /* 0: of no group */
+    char group[FC_MAX_GROUP]; /* UTF-8 */
 } fc_subscription_t;
 
 _Static_assert(sizeof(fc_subscription_t) == 256, "layout");
@@ -279,7 +283,7 @@ typedef struct {
     uint16_t headers_length; /* 0: none */
     uint8_t data_kind; /* FC_DATA_* */
     uint8_t priority;
-    uint32_t unused;
+    uint32_t subscription; /* that it is for, as the receiver has numbered it: a group's. 0: all that are of no group */
 } fc_envelope_t;
 
 _Static_assert(sizeof(fc_envelope_t) == 32, "layout");

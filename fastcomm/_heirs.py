@@ -1,0 +1,99 @@
+"""Heirs: what a member of groups left unread goes to the other members.
+
+The guarantee: a message that was committed for a group and not taken from the inbox when its member dies or
+leaves is put into the inbox of another member. Who does it holds the gate; if it is killed on the way, the
+next one goes on, and the message that was in hand may come twice. So may one whose publisher was between
+commit and its look at the epoch at that moment: it passes it on as well. With no other member, or if the
+inboxes of all others are full, it is discarded, and counted.
+"""
+
+from __future__ import annotations
+
+import struct
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple
+
+from fastcomm._core.ring import Ring
+from fastcomm._core.subjects import matches
+from fastcomm.errors import ClosedError, CorruptSegmentError, FencedError
+
+if TYPE_CHECKING:
+    from fastcomm.bus import Bus
+
+ENVELOPE = struct.Struct("<qqIHBBHBBI")  # fc_envelope_t
+INBOX_SEQUENCE_AT, SUBSCRIPTION_AT = 16, 28
+MAX_TRIES = 8  # for a claim under the number of the dead, which a receiver may give up as a dead one's
+
+
+class Member(NamedTuple):
+    """A subscription of a group, as the table has it."""
+
+    owner: int
+    epoch: int
+    pattern: bytes
+    number: int
+    group: bytes
+
+
+def heirs_of(bus: Bus, slot: int) -> Heirs | None:
+    """Under the gate; None if the agent in that slot was in no group, or alone in it."""
+    entries = _entries(bus)
+    mine = {one.number: one for one in entries if one.owner == slot + 1}
+    names = {one.group for one in mine.values()}
+    others = [one for one in entries if one.owner != slot + 1 and one.group in names]
+    return Heirs(bus, slot + 1, mine, others) if others else None
+
+
+def _entries(bus: Bus) -> list[Member]:
+    """Of all groups; without those that somebody has scribbled over."""
+    found = []
+    for index in bus._subscriptions.entries_in_use():
+        with suppress(CorruptSegmentError):
+            entry = bus._subscriptions.read(index)
+            if entry and entry[-1] and 1 <= entry[0] <= bus._limits.max_agents:
+                found.append(Member(*entry))
+    return found
+
+
+class Heirs:
+    """Call it with each record that is left in the inbox: whether another member has got it."""
+
+    def __init__(self, bus: Bus, owner: int, mine: dict[int, Member], others: list[Member]) -> None:
+        self._mine = mine
+        self._others = []
+        self._inboxes: dict[int, Ring] = {}
+        for one in others:
+            with suppress(CorruptSegmentError):
+                self._inboxes[one.owner] = Ring(bus._inbox_memory(one.owner - 1), owner=owner)
+                self._others.append(one)
+
+    def __call__(self, epoch: int, payload: bytes) -> bool:
+        if len(payload) < ENVELOPE.size:
+            return False
+        *_, sender_length, subject_length, _, _, _, number = ENVELOPE.unpack_from(payload)
+        mine = self._mine.get(number)
+        if mine is None or mine.epoch != epoch:  # of no group, or for an agent that had the inbox before
+            return False
+        at = ENVELOPE.size + sender_length
+        subject = payload[at : at + subject_length].decode("utf-8", "replace")
+        members = [
+            one
+            for one in self._others
+            if one.group == mine.group and matches(one.pattern.decode("utf-8", "replace"), subject)
+        ]
+        members.sort(key=lambda one: self._inboxes[one.owner].depth)
+        return any(self._send(one, payload) for one in members)
+
+    def _send(self, member: Member, payload: bytes) -> bool:
+        """It has no number there: it comes out of the order of its publisher's."""
+        copy = bytearray(payload)
+        struct.pack_into("<I", copy, INBOX_SEQUENCE_AT, 0)
+        struct.pack_into("<I", copy, SUBSCRIPTION_AT, member.number)
+        for _ in range(MAX_TRIES):
+            try:
+                return self._inboxes[member.owner]._put_into_inbox(member.epoch, bytes(copy))
+            except FencedError:
+                continue
+            except (ClosedError, CorruptSegmentError):
+                return False
+        return False
