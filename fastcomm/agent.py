@@ -350,7 +350,8 @@ class Agent(Port):
         """
         self._end_subscriptions()
         left = []
-        for look in self._looks():
+        own = [one.try_receive for one in self._mine if one.queue is not None]
+        for look in (self.try_receive, *own):
             while (message := look()) is not None:
                 left.append(message)
         self.close()
@@ -359,9 +360,13 @@ class Agent(Port):
     async def drain_async(self) -> list[Message]:
         """drain() for asyncio."""
         self._end_subscriptions()
-        while self._sorter is not None and await self._sorter.next_async(None) is not None:
-            pass
-        return self.drain()
+        left = []
+        own = [one._try_receive_async for one in self._mine if one.queue is not None]
+        for look in (self._look_async, *own):
+            while (message := await look()) is not None:
+                left.append(message)
+        self.close()
+        return left
 
     def _end_subscriptions(self) -> None:
         """Publishers see them no more; what came by them is received and handled all the same."""
@@ -371,10 +376,6 @@ class Agent(Port):
             for subscription in self._mine:
                 subscription._index = None
         self.bus._ring_everybody()
-
-    def _looks(self) -> list[Callable[[], Message | None]]:
-        own = [one.try_receive for one in self._mine if one.queue is not None]
-        return [self.try_receive, *own]
 
     def _sort_messages(self) -> Sorter:
         """From now on, if not before: what comes is sorted to the subscriptions."""
@@ -395,10 +396,6 @@ class Agent(Port):
         sorter = self._sort_messages()
         return sorter.next(sorter.common)
 
-    async def _sorted_async(self) -> Message | None:
-        sorter = self._sort_messages()
-        return await sorter.next_async(sorter.common)
-
     def _wake_others(self) -> None:
         super()._wake_others()
         if self._doorbell is not None:
@@ -418,9 +415,15 @@ class Agent(Port):
         A cancelled call has taken nothing, but what a handler was awaited for.
         """
         deadline = Deadline(timeout)
-        while (message := await self._sorted_async() if self._sorter else self.try_receive()) is None:
+        while (message := await self._look_async()) is None:
             await self._wait_for_message(deadline)
         return message
+
+    async def _look_async(self) -> Message | None:
+        if self._sorter is None:
+            return self.try_receive()
+        self._check_usable()
+        return await self._sort_messages().next_async(self._sort_messages().common)
 
     async def _receive_async_by(
         self, look: Callable[[], Awaitable[Message | None]], timeout: float | None
@@ -445,7 +448,7 @@ class Agent(Port):
         if limit < 1:
             raise ValueError(f"limit is {limit}; it must be at least 1")
         messages = [await self.receive_async(timeout)]
-        while len(messages) < limit and (message := self.try_receive()) is not None:
+        while len(messages) < limit and (message := await self._look_async()) is not None:
             messages.append(message)
         return messages
 

@@ -79,8 +79,7 @@ class Subscription:
 
     async def receive_async(self, timeout: float | None = None) -> Message:
         """receive() for asyncio."""
-        queue = self._own_queue()
-        return await self.agent._receive_async_by(lambda: self._look_async(queue), timeout)
+        return await self.agent._receive_async_by(self._try_receive_async, timeout)
 
     def _own_queue(self) -> Queue:
         if self.handler is not None:
@@ -96,7 +95,8 @@ class Subscription:
         self.agent._check_usable()
         return self.agent._sort_messages().next(queue)
 
-    async def _look_async(self, queue: Queue) -> Message | None:
+    async def _try_receive_async(self) -> Message | None:
+        queue = self._own_queue()
         self._check()
         self.agent._check_usable()
         return await self.agent._sort_messages().next_async(queue)

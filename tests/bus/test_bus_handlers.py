@@ -502,6 +502,10 @@ class TestRun:
                 agent.publish("y", 2)
                 assert (await agent.receive_async(60)).data == 2
                 assert got == [1]
+                for subject in "yxyx":
+                    agent.publish(subject, subject)
+                assert [message.data for message in await agent.receive_many_async()] == ["y", "y"]
+                assert got == [1, "x", "x"]
                 with pytest.raises(Empty):
                     await agent.receive_async(0)
 
