@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from _thread import allocate_lock
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from fastcomm import _handles
 from fastcomm._core.codec import Codec
@@ -28,6 +28,7 @@ __all__ = ["Agent", "AgentStats"]
 
 OnError = Callable[[Exception, Subscription, Message], object]
 
+OVERFLOWS = ("block", "error", "drop_newest")  # by their number, FC_OVERFLOW_*
 MAX_SPIN_US = 1000
 MAX_PENDING = 4096  # messages that are taken out of the inbox and not received yet
 
@@ -37,12 +38,14 @@ class AgentStats(NamedTuple):
 
     published: messages sent; delivered: inboxes that they reached; received: taken out of the inbox;
     bytes_in, bytes_out: of their records; misdirected: sent to an agent that left at that moment;
-    unwanted: received for a subscription that had been cancelled meanwhile, and dropped; pending: taken
-    from the inbox into private memory, to be sorted by priority or while a publish waited, and not
-    received yet; lost: messages that this agent's inbox did not get though it was to, as the numbers of
-    those behind them show. depth: bytes that wait in the inbox, of capacity. aborted: unfinished messages
-    of dead publishers that were skipped; discarded: what earlier holders of this inbox left unread;
-    stale: what was meant for them and came later.
+    dropped: sent to inboxes that were full and drop what comes then; unwanted: received for a
+    subscription that had been cancelled meanwhile, and dropped; pending: taken from the inbox into
+    private memory, to be sorted by priority or while a publish waited, and not received yet; lost:
+    messages that this agent's inbox did not get though it was to, as the numbers of those behind them
+    show. refused: messages that this agent's full inbox did not take and drops ("drop_newest"). depth:
+    bytes that wait in the inbox, of capacity. aborted: unfinished messages of dead publishers that were
+    skipped; discarded: what earlier holders of this inbox left unread; stale: what was meant for them and
+    came later.
     """
 
     published: int
@@ -51,9 +54,11 @@ class AgentStats(NamedTuple):
     bytes_in: int
     bytes_out: int
     misdirected: int
+    dropped: int
     unwanted: int
     pending: int
     lost: int
+    refused: int
     depth: int
     capacity: int
     aborted: int
@@ -77,12 +82,16 @@ class Agent(Port):
         codec: Codec | None = None,
         cpus: PlanLike | None = None,
         spin_us: int | None = None,
+        overflow: Literal["block", "error", "drop_newest"] = "block",
         on_error: OnError | None = None,
     ) -> None:
         """Use Bus.join()."""
         if spin_us is not None and not 0 <= spin_us <= MAX_SPIN_US:
             raise ValueError(f"spin_us is {spin_us}; it must be 0 to {MAX_SPIN_US}")
+        if overflow not in OVERFLOWS:
+            raise ValueError(f"overflow is {overflow!r}; it must be one of {', '.join(OVERFLOWS)}")
         self.bus = bus
+        self.overflow = overflow
         self.on_error = on_error
         self._spin_us = spin_us
         self._plan = None if cpus is None else _plan_of(cpus, bus._limits.max_agents)
@@ -126,7 +135,8 @@ class Agent(Port):
         inbox = _Inbox(self.bus, slot)
         if self._spin_us is not None:
             inbox._limit_spin(self._spin_us * 1000)
-        self._epoch = inbox._open_inbox()
+        self._epoch = inbox._open_inbox(OVERFLOWS.index(self.overflow))
+        self._dropped_before = inbox._dropped
         self._slot = slot
         self._mine: list[Subscription] = []
         self._numbered = 0
@@ -615,6 +625,7 @@ class Agent(Port):
             counters["pending"] += self._sorter.waiting
         return AgentStats(
             **counters,
+            refused=self._inbox._dropped - self._dropped_before,
             depth=ring.depth,
             capacity=ring.capacity,
             aborted=ring.aborted,

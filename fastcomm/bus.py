@@ -6,7 +6,7 @@ import os
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from fastcomm._core.ring import Ring
 from fastcomm._core.segment import (
@@ -360,6 +360,7 @@ class Bus:
         codec: Codec | None = None,
         cpus: PlanLike | None = None,
         spin_us: int | None = None,
+        overflow: Literal["block", "error", "drop_newest"] = "block",
         on_error: OnError | None = None,
     ) -> Agent:
         """Become an agent of the bus under that name, 1 to 80 bytes of UTF-8; None: ``pid-N``.
@@ -372,13 +373,16 @@ class Bus:
         is made for `max_agents` workers. The inbox is laid out after that, near to those CPUs.
         InvalidCpusError, AffinityProfileError. spin_us: how long the agent looks for a message, or for room,
         before it sleeps: at most 50 us unless said, 0 for not at all; longer costs CPU and shortens waits.
-        on_error: is called when a handler fails, see Agent.subscribe().
+        overflow: what a publish does that finds the agent's inbox full: "block": it waits, as long as its
+        time-out says; "error": it raises Full at once, when it has tried all inboxes; "drop_newest": the
+        message does not reach this agent, and is counted at both ends. on_error: is called when a handler
+        fails, see Agent.subscribe().
         NameTakenError if a live agent has it (a dead one's is free), TableFullError if `max_agents` are
         there, ShmFullError.
         """
         from fastcomm.agent import Agent
 
-        return Agent(self, name, codec, cpus, spin_us, on_error)
+        return Agent(self, name, codec, cpus, spin_us, overflow, on_error)
 
     def _claim_slot(self, name: str | None, settle: Callable[[int], None]) -> tuple[int, str]:
         """Under the gate: a slot with a name and an inbox, still JOINING.

@@ -105,6 +105,13 @@ cdef extern from "fc_layout.h" nogil:
         uint64_t misdirected
         uint64_t discarded
         uint32_t urgent
+        uint32_t overflow
+        uint64_t dropped
+
+    enum:
+        FC_OVERFLOW_BLOCK
+        FC_OVERFLOW_ERROR
+        FC_OVERFLOW_DROP_NEWEST
 
     uint64_t FC_RING_BYTES(uint64_t cells)
 

@@ -71,12 +71,10 @@ cdef class Receiver:
 
     cdef int expect_publishers(self, uint32_t count) except -1
     cdef int take_inbox(self, Ring inbox) except -1
-    cdef int follow(self, uint32_t owner, uint16_t generation, uint32_t inbox_sequence) except -1
     cdef Message take(self, record_t *record)
     cdef bint wanted(self, Message message) except -1
     cdef bint look_inbox(self, record_t *record) except -1
     cdef Message look(self)
-    cdef Message look_unsorted(self)
     cdef Message best_after(self, Message low)
     cdef Message receive_now(self)
     cdef Message take_backlog(self)

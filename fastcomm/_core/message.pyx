@@ -20,7 +20,7 @@ Thread safety: under the GIL, which is given up only while waiting.
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
@@ -150,6 +150,19 @@ cdef class LastText:
         return self.value
 
 
+cdef inline uint32_t follow(publisher_t *publisher, const fc_envelope_t *envelope) noexcept nogil:
+    """How many numbers are missing before the message's; they wrap."""
+    cdef int32_t ahead
+    if publisher.generation != envelope.generation:
+        publisher.generation = envelope.generation
+        publisher.inbox_sequence = 0
+    ahead = <int32_t>(envelope.inbox_sequence - publisher.inbox_sequence)
+    if ahead <= 0:    # what a publisher never does can't be counted
+        return 0
+    publisher.inbox_sequence = envelope.inbox_sequence
+    return <uint32_t>ahead - 1
+
+
 cdef class Receiver:
     """An agent's inbox as messages; Port adds publishing to it."""
 
@@ -242,25 +255,12 @@ cdef class Receiver:
         message.priority = envelope.priority
         message._subscription = envelope.subscription
         if envelope.inbox_sequence and record.owner <= self.publisher_count:
-            self.follow(record.owner, envelope.generation, envelope.inbox_sequence)
+            self.lost += follow(&self.publishers[record.owner - 1], &envelope)
         self.spare = None
         self.inbox.advance(record)
         self.received += 1
         self.bytes_in += record.nbytes
         return message
-
-    cdef int follow(self, uint32_t owner, uint16_t generation, uint32_t inbox_sequence) except -1:
-        """Count what is missing before this number; it wraps."""
-        cdef publisher_t *publisher = &self.publishers[owner - 1]
-        cdef int32_t ahead
-        if publisher.generation != generation:
-            publisher.generation = generation
-            publisher.inbox_sequence = 0
-        ahead = <int32_t>(inbox_sequence - publisher.inbox_sequence)
-        if ahead > 0:    # what a publisher never does can't be counted
-            self.lost += ahead - 1
-            publisher.inbox_sequence = inbox_sequence
-        return 0
 
     cdef bint wanted(self, Message message) except -1:
         """After an unsubscribe: whether a subscription is left that the message came by."""
@@ -290,10 +290,6 @@ cdef class Receiver:
         return False
 
     cdef Message look(self):
-        """The next message for receive(), or None."""
-        return self._sorted() if self.sorting else self.look_unsorted()
-
-    cdef Message look_unsorted(self):
         """The next wanted message, from the backlog or else from the inbox, or None."""
         cdef record_t record
         cdef Message message
@@ -382,9 +378,9 @@ cdef class Receiver:
         cdef Message message
         if not self.inbox.usable:
             self._not_usable()
-        message = self.look()
+        message = self._sorted() if self.sorting else self.look()
         if message is None and self.inbox.watched and self._rest():
-            message = self.look()
+            message = self._sorted() if self.sorting else self.look()
         return message
 
     def receive(self, timeout=None):
@@ -447,7 +443,7 @@ cdef class Receiver:
         self.sorting = True
 
     def _next_unsorted(self):
-        return self.look_unsorted()
+        return self.look()
 
     def _wake_others(self):
         self.wake_others()

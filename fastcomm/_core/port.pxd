@@ -101,13 +101,14 @@ cdef class Port(Receiver):
     cdef int64_t next_housekeeping
     cdef Turn turn
     cdef int last_reached
-    cdef uint64_t delivered, bytes_out, misdirected
+    cdef uint64_t delivered, bytes_out, misdirected, dropped
 
     cdef Route find_route(self, str subject)
     cdef int refresh(self) except -1
     cdef int apply_change(self, uint32_t index) except -1
     cdef Route make_route(self, str subject)
     cdef int add_groups(self, Route route, dict groups) except -1
+    cdef int drop(self, const target_t *target) except -1
     cdef int deliver_to_group(self, Route route, group_t *group, const parts_t *parts, list rung) except -1
     cdef int least_backlog(self, Route route, const group_t *group, const unsigned char *tried) except -2
     cdef int deliver_to_place(self, Delivery delivery, rest_t *rest, list rung) except -1
@@ -115,7 +116,7 @@ cdef class Port(Receiver):
     cdef int deliver(self, const target_t *target, const parts_t *parts, size_t count,
                      size_t *taken) except -1
     cdef int deliver_all(self, const target_t *target, const parts_t *parts, size_t count,
-                         size_t *taken) except -1
+                         size_t *taken, size_t *done) except -1
     cdef int refused(self, uint32_t owner, int status) except -1
     cdef int take_turn(self, Turn turn, object timeout, int64_t deadline, Py_ssize_t count) except -1
     cdef Delivery begin(self, str subject, object data, int priority, object headers)
@@ -125,7 +126,6 @@ cdef class Port(Receiver):
     cdef int describe(self, Route route, object data, bytes head, int priority, Codec codec,
                       parts_t *parts) except -1
     cdef Codec idle_codec(self)
-    cdef int count_delivered(self, int reached, uint64_t nbytes) except -1
     cdef bint advance(self, Delivery delivery) except -1
     cdef int wait_room(self, Delivery delivery) except -1
     cdef bint spin_for_room(self, ring_t *ring, uint32_t cells, int64_t now, int64_t limit)

@@ -15,6 +15,9 @@ takes what its own inbox has into private memory (Receiver.drain()), so one of t
 A group of subscriptions gets each message once: in the inbox of the member with the least backlog that has
 room. The record bears the number of that subscription, so that no other of its agent takes it for its own.
 
+An inbox says what becomes of a message that it has no room for: its publisher waits, or raises at once, or
+drops it. What was dropped has a number in that inbox, so that the receiver sees the gap, and is counted.
+
 The last eighth of an inbox takes CRITICAL messages only: a claim for any other leaves so many cells free.
 
 Thread safety: under the GIL, which is given up only while waiting; a publish copies its data before it waits.
@@ -27,7 +30,12 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
-from fastcomm._core.atomics cimport fc_load_relaxed_u32, fc_load_relaxed_u64, fc_load_seqcst_u32
+from fastcomm._core.atomics cimport (
+    fc_fetch_add_relaxed_u64,
+    fc_load_relaxed_u32,
+    fc_load_relaxed_u64,
+    fc_load_seqcst_u32,
+)
 from fastcomm._core.clock cimport deadline_of
 from fastcomm._core.codec cimport Codec
 from fastcomm._core.futex cimport fc_futex_wait, fc_monotonic_ns
@@ -39,10 +47,13 @@ from fastcomm._core.layout cimport (
     FC_DATA_BYTES,
     FC_DATA_ENCODED,
     FC_NORMAL,
+    FC_OVERFLOW_DROP_NEWEST,
+    FC_OVERFLOW_ERROR,
     FC_PRIORITIES,
     FC_SLEEP_FD,
     FC_SLEEP_FUTEX,
     fc_envelope_t,
+    fc_ring_t,
     fc_wait_t,
 )
 from fastcomm._core.message cimport ENVELOPE, Receiver
@@ -77,6 +88,7 @@ cdef enum:
     NO_ROOM = 1
     GONE = 2               # the inbox has another agent, or none
     RUNG = 4               # besides: its agent waits on its doorbell FIFO
+    DROPPED = 8            # by an inbox that drops what it has no room for
 
 
 @cython.final
@@ -337,7 +349,7 @@ cdef class Port(Receiver):
         cdef sent_t *sent = &self.sent[target.owner - 1]
         cdef claim_t claim
         cdef uint32_t[RUN] cells
-        cdef uint64_t position
+        cdef uint64_t position, nbytes
         cdef size_t i
         cdef int status
         taken[0] = 0
@@ -354,9 +366,11 @@ cdef class Port(Receiver):
                 sent.count = 0
             sent.count += taken[0]
             position = claim.position + claim.cells
+            nbytes = 0
             # From the last to the first: the first header makes all of them reachable
             for i in range(taken[0], 0, -1):
                 position -= cells[i - 1]
+                nbytes += parts[i - 1].total
                 ring_write_prefix(ring, position, parts[i - 1].total, target.epoch)
                 fill(
                     ring_payload(ring, position), &parts[i - 1], sent.count - (taken[0] - i),
@@ -374,6 +388,8 @@ cdef class Port(Receiver):
                     self.misdirected += taken[0]
                     taken[0] = 0
                     return GONE
+                self.delivered += taken[0]
+                self.bytes_out += nbytes
                 return RUNG if ring_wake_consumer(ring) & FC_SLEEP_FD else DELIVERED
         taken[0] = 0
         if status == RING_FULL:
@@ -383,38 +399,69 @@ cdef class Port(Receiver):
         return self.refused(target.owner, status)
 
     cdef int deliver_all(self, const target_t *target, const parts_t *parts, size_t count,
-                         size_t *taken) except -1:
-        """deliver() until all of them are there, or no more can be."""
+                         size_t *taken, size_t *done) except -1:
+        """deliver() until all of them are there or were dropped, or no more can be.
+
+        *taken were delivered, *done are done with.
+        """
         cdef size_t run
         cdef int outcome = DELIVERED
-        taken[0] = 0
-        while taken[0] < count and not outcome & (NO_ROOM | GONE):
-            outcome = outcome & RUNG | self.deliver(target, parts + taken[0], count - taken[0], &run)
+        taken[0] = done[0] = 0
+        while done[0] < count and not outcome & (NO_ROOM | GONE):
+            outcome = outcome & RUNG | self.deliver(target, parts + done[0], count - done[0], &run)
             taken[0] += run
+            done[0] += run
+            if outcome & NO_ROOM and self.drop(target):
+                outcome ^= NO_ROOM
+                done[0] += 1
         return outcome
+
+    cdef int drop(self, const target_t *target) except -1:
+        """There is no room for a message: drop and count it, if that is what its inbox wants; whether it is.
+
+        It has a number there, so that its receiver can see the gap.
+        """
+        cdef fc_ring_t *shared = self.outbox(target.owner).shared
+        if fc_load_relaxed_u32(&shared.overflow) != FC_OVERFLOW_DROP_NEWEST:
+            return False
+        if self.sent[target.owner - 1].epoch != target.epoch:
+            self.sent[target.owner - 1].epoch = target.epoch
+            self.sent[target.owner - 1].count = 0
+        self.sent[target.owner - 1].count += 1
+        fc_fetch_add_relaxed_u64(&shared.dropped, 1)
+        self.dropped += 1
+        return True
 
     cdef int deliver_to_place(self, Delivery delivery, rest_t *rest, list rung) except -1:
         """What is left for a target or a group; the outcome. `rung` gets whose doorbell is to be rung."""
         cdef Route route = delivery.route
         cdef group_t *group
-        cdef size_t taken
+        cdef size_t taken, done
         cdef int outcome = DELIVERED
         if rest.place < route.count:
             outcome = self.deliver_all(
-                &route.targets[rest.place], delivery.parts + rest.done, delivery.count - rest.done, &taken
+                &route.targets[rest.place], delivery.parts + rest.done, delivery.count - rest.done, &taken,
+                &done,
             )
-            rest.done += taken
+            rest.done += done
+            delivery.reached += taken
             if outcome & RUNG:
                 rung.append(route.targets[rest.place].owner)
             return outcome
         group = &route.groups[rest.place - route.count]
         while rest.done < delivery.count and outcome == DELIVERED:
             outcome = self.deliver_to_group(route, group, delivery.parts + rest.done, rung)
+            delivery.reached += outcome == DELIVERED
+            if outcome == DROPPED:
+                outcome = DELIVERED    # that is the end of this one
             rest.done += outcome == DELIVERED
         return outcome
 
     cdef int deliver_to_group(self, Route route, group_t *group, const parts_t *parts, list rung) except -1:
-        """Try to put one message into the inbox of the member with the least backlog that has room."""
+        """Try to put one message into the inbox of the member with the least backlog that has room.
+
+        If none has, the first of them is asked whether it is to be dropped.
+        """
         cdef unsigned char[MAX_INBOXES] tried
         cdef size_t taken
         cdef int member, outcome, first = -1
@@ -434,6 +481,8 @@ cdef class Port(Receiver):
                 first = member
         if first < 0:
             return GONE
+        if self.drop(&route.members[group.first + first]):
+            return DROPPED
         group.waits_for = first
         return NO_ROOM
 
@@ -568,12 +617,13 @@ cdef class Port(Receiver):
         self.sequence += 1
         for i in range(route.count):
             outcome[i] = self.deliver(&route.targets[i], &parts, 1, &taken)
+            if outcome[i] == NO_ROOM and self.drop(&route.targets[i]):
+                outcome[i] = DROPPED
             reached += taken
             rung += outcome[i] == RUNG
             full += outcome[i] == NO_ROOM
         if full:
             copy = PyBytes_FromStringAndSize(parts.data, parts.data_length)
-        self.count_delivered(reached, parts.total)
         if rung:
             self._ring_consumers([
                 route.targets[i].owner for i in range(route.count) if outcome[i] == RUNG
@@ -643,11 +693,6 @@ cdef class Port(Receiver):
             )
         return head
 
-    cdef int count_delivered(self, int reached, uint64_t nbytes) except -1:
-        self.delivered += reached
-        self.bytes_out += reached * nbytes
-        return 0
-
     cdef Codec idle_codec(self):
         """The agent's, or its like if a thread is in the middle of encoding with it."""
         return self.codec.twin() if self.codec.encoder.busy else self.codec
@@ -700,7 +745,6 @@ cdef class Port(Receiver):
         """Try the inboxes that are left; True: none is."""
         cdef list rung = []
         cdef rest_t *rest
-        cdef size_t j, before
         cdef int i, full = 0
         # closed while this waited: its owner number may be another agent's now
         if not delivery.inbox.usable:
@@ -708,13 +752,9 @@ cdef class Port(Receiver):
             raise ForkedError("a publish that was begun before a fork is the parent's; nothing was sent here")
         for i in range(delivery.left):
             rest = &delivery.remaining[i]
-            before = rest.done
             if self.deliver_to_place(delivery, rest, rung) & NO_ROOM:
                 delivery.remaining[full] = rest[0]
                 full += 1
-            for j in range(before, rest.done):
-                self.count_delivered(1, delivery.parts[j].total)
-                delivery.reached += 1
         delivery.left = full
         if rung:
             self._ring_consumers(rung)
@@ -768,6 +808,17 @@ cdef class Port(Receiver):
     cdef int check_progress(self, Delivery delivery, ring_t *ring, int64_t now) except -1:
         """Raise Full when the time is over, or when waiting can't help."""
         cdef uint64_t head = fc_load_relaxed_u64(&ring.shared.head)
+        cdef ring_t *other
+        cdef rest_t first
+        cdef int i
+        for i in range(delivery.left):
+            other = self.outbox(delivery.route.waited_for(delivery.remaining[i].place).owner)
+            if fc_load_relaxed_u32(&other.shared.overflow) == FC_OVERFLOW_ERROR:
+                first = delivery.remaining[0]
+                delivery.remaining[0] = delivery.remaining[i]
+                delivery.remaining[i] = first
+                delivery.watched_since = now
+                self.raise_full(delivery, other, now, "at once, as its agent has asked for,")
         if head != delivery.watched_head:
             delivery.watched_head = head
             delivery.watched_since = now
@@ -852,7 +903,8 @@ cdef class Port(Receiver):
         return {
             "published": self.sequence, "delivered": self.delivered, "received": self.received,
             "bytes_in": self.bytes_in,
-            "bytes_out": self.bytes_out, "misdirected": self.misdirected, "unwanted": self.unwanted,
+            "bytes_out": self.bytes_out, "misdirected": self.misdirected, "dropped": self.dropped,
+            "unwanted": self.unwanted,
             "pending": self.backlog.size, "lost": self.lost,
         }
 

@@ -17,6 +17,7 @@ from fastcomm._core.atomics cimport (
     fc_fetch_add_relaxed_u64,
     fc_load_relaxed_u32,
     fc_load_relaxed_u64,
+    fc_store_relaxed_u32,
     fc_store_seqcst_u32,
 )
 from fastcomm._core.hooks cimport FC_HOOK_BATCH_BETWEEN_HEADERS, arm_hook, fc_hook
@@ -26,6 +27,7 @@ from fastcomm._core.layout cimport (
     FC_MAX_OWNER,
     FC_MAX_RECORD_CELLS,
     FC_MIN_CELLS,
+    FC_OVERFLOW_BLOCK,
     FC_POS_MASK,
     FC_RING_BYTES,
     FC_SLEEP_FD,
@@ -473,11 +475,12 @@ cdef class RingHandle:
 
     # ------------------------------------------------------------------------------------ a ring as an inbox
 
-    def _open_inbox(self):
+    def _open_inbox(self, uint32_t overflow=FC_OVERFLOW_BLOCK):
         """The ring is this handle's inbox from now on: its epoch is what records must bear.
 
-        Returns the epoch.
+        overflow: FC_OVERFLOW_*. Returns the epoch.
         """
+        fc_store_relaxed_u32(&self.ring.shared.overflow, overflow)    # seen by who sees it reopened
         self.epoch = fc_load_relaxed_u32(&self.ring.shared.epoch)    # moved under the gate, which we hold
         self._take_role(True)
         ring_reopen(&self.ring)
@@ -520,6 +523,11 @@ cdef class RingHandle:
             return False
         self.epoch = epoch
         return self.write(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)) == 1
+
+    @property
+    def _dropped(self):
+        """Messages that publishers have dropped because this inbox was full, of all agents that had it."""
+        return fc_load_relaxed_u64(&self.ring.shared.dropped)
 
     def _wake_all(self):
         """Wake everybody who sleeps on this ring, whatever the flags say."""

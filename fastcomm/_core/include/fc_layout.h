@@ -139,7 +139,9 @@ typedef struct {
     uint64_t misdirected; /* records dropped for that reason */
     uint64_t discarded;   /* committed records that their receiver left unread when it went */
     uint32_t urgent;      /* of an inbox: how many messages above NORMAL priority were committed in it */
-    uint8_t unused6[92];
+    uint32_t overflow;    /* of an inbox: FC_OVERFLOW_*, what a publisher does that finds it full */
+    uint64_t dropped;     /* of an inbox: messages that were dropped for that */
+    uint8_t unused6[80];
 } fc_ring_t;
 
 _Static_assert(offsetof(fc_ring_t, tail) == 128, "layout");
@@ -149,6 +151,8 @@ _Static_assert(offsetof(fc_ring_t, not_empty) == 384, "layout");
 _Static_assert(offsetof(fc_ring_t, not_full) == 512, "layout");
 _Static_assert(offsetof(fc_ring_t, consumer) == 640, "layout");
 _Static_assert(sizeof(fc_ring_t) == 768, "layout");
+
+enum { FC_OVERFLOW_BLOCK = 0, FC_OVERFLOW_ERROR = 1, FC_OVERFLOW_DROP_NEWEST = 2 };
 
 /* A ring in memory: fc_ring_t | uint64_t header[cells] | data, 64 bytes for each cell. */
 #define FC_RING_BYTES(cells) (sizeof(fc_ring_t) + (uint64_t)(cells) * (8 + FC_CELL))
