@@ -3,12 +3,27 @@
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
 from fastcomm._core.codec cimport Codec
+from fastcomm._core.layout cimport fc_envelope_t
 from fastcomm._core.protocol cimport record_t
 from fastcomm._core.ring cimport Ring
 from fastcomm._core.strings cimport StringTable
 
 cdef enum:
     ENVELOPE = 32                  # bytes of fc_envelope_t
+
+
+cdef inline void copy_envelope(fc_envelope_t *to, const fc_envelope_t *source) noexcept nogil:
+    """Field by field: a wide load of what narrow stores have just written would wait for them."""
+    to.sequence = source.sequence
+    to.sent_ns = source.sent_ns
+    to.inbox_sequence = source.inbox_sequence
+    to.generation = source.generation
+    to.sender_length = source.sender_length
+    to.subject_length = source.subject_length
+    to.headers_length = source.headers_length
+    to.data_kind = source.data_kind
+    to.priority = source.priority
+    to.subscription = source.subscription
 
 
 cdef class Message:

@@ -226,7 +226,7 @@ cdef class Receiver:
         cdef const char *at = <const char *>record.payload + ENVELOPE
         cdef int64_t length
         if record.nbytes >= ENVELOPE:
-            memcpy(&envelope, record.payload, ENVELOPE)
+            copy_envelope(&envelope, <const fc_envelope_t *>record.payload)
             length = (<int64_t>record.nbytes - ENVELOPE - envelope.sender_length - envelope.subject_length
                       - envelope.headers_length)
         else:

@@ -118,7 +118,7 @@ cdef class Port(Receiver):
     cdef int deliver_all(self, const target_t *target, const parts_t *parts, size_t count,
                          size_t *taken, size_t *done) except -1
     cdef int refused(self, uint32_t owner, int status) except -1
-    cdef int take_turn(self, Turn turn, object timeout, int64_t deadline, Py_ssize_t count) except -1
+    cdef int raise_turn_taken(self, object timeout, Py_ssize_t count) except -1
     cdef Delivery begin(self, str subject, object data, int priority, object headers)
     cdef Delivery begin_many(self, str subject, list messages, int priority, object headers)
     cdef object finish(self, Delivery delivery, object timeout, int64_t deadline)

@@ -56,7 +56,7 @@ from fastcomm._core.layout cimport (
     fc_ring_t,
     fc_wait_t,
 )
-from fastcomm._core.message cimport ENVELOPE, Receiver
+from fastcomm._core.message cimport ENVELOPE, Receiver, copy_envelope
 from fastcomm._core.protocol cimport *
 from fastcomm._core.ring cimport Ring
 from fastcomm._core.strings cimport StringTable
@@ -111,9 +111,10 @@ cdef class Route:
 
 cdef inline void fill(unsigned char *at, const parts_t *parts, uint32_t inbox_sequence,
                       uint32_t subscription) noexcept nogil:
-    memcpy(at, &parts.envelope, sizeof(fc_envelope_t))
-    (<fc_envelope_t *>at).inbox_sequence = inbox_sequence
-    (<fc_envelope_t *>at).subscription = subscription
+    cdef fc_envelope_t *envelope = <fc_envelope_t *>at
+    copy_envelope(envelope, &parts.envelope)
+    envelope.inbox_sequence = inbox_sequence
+    envelope.subscription = subscription
     at += sizeof(fc_envelope_t)
     memcpy(at, parts.sender, parts.envelope.sender_length)
     at += parts.envelope.sender_length
@@ -538,7 +539,9 @@ cdef class Port(Receiver):
         if not self.inbox.usable:
             self._not_usable()
         turn = self.turn    # after that: an agent that joins anew in the child of a fork has another
-        taken = self.take_turn(turn, timeout, deadline, 1)
+        taken = turn.take(deadline)
+        if taken == TURN_TIMED_OUT:
+            self.raise_turn_taken(timeout, 1)
         try:
             delivery = self.begin(subject, data, priority, headers)
             if delivery is None:
@@ -563,21 +566,20 @@ cdef class Port(Receiver):
         if not self.inbox.usable:
             self._not_usable()
         turn = self.turn
-        taken = self.take_turn(turn, timeout, deadline, len(messages))
+        taken = turn.take(deadline)
+        if taken == TURN_TIMED_OUT:
+            self.raise_turn_taken(timeout, len(messages))
         try:
             return self.finish(self.begin_many(subject, messages, priority, headers), timeout, deadline)
         finally:
             if taken == TURN_TAKEN:
                 turn.give_back()
 
-    cdef int take_turn(self, Turn turn, object timeout, int64_t deadline, Py_ssize_t count) except -1:
-        cdef int taken = turn.take(deadline)
-        if taken == TURN_TIMED_OUT:
-            raise Full(
-                f"another thread's publish waits for room, and has for {timeout} s; nothing was sent",
-                missing=count,
-            )
-        return taken
+    cdef int raise_turn_taken(self, object timeout, Py_ssize_t count) except -1:
+        raise Full(
+            f"another thread's publish waits for room, and has for {timeout} s; nothing was sent",
+            missing=count,
+        )
 
     cdef object finish(self, Delivery delivery, object timeout, int64_t deadline):
         """Deliver what is left, waiting for room; how many were reached in all."""
