@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from fastcomm import _handles
 from fastcomm._core.codec import Codec
+from fastcomm._core.delivery import Delivery
 from fastcomm._core.message import Message
-from fastcomm._core.port import Delivery, Port
+from fastcomm._core.port import Port
 from fastcomm._core.subjects import check_pattern
 from fastcomm._core.tables import MAX_AGENT_NAME, MAX_GROUP
 from fastcomm._doorbell import Deadline, Doorbell
@@ -105,6 +106,7 @@ class Agent(Port):
             bus._segment.memory(bus._inboxes_at, bus._limits.stride * bus._limits.max_agents),
             bus._limits.stride,
             bus._subscriptions,
+            lambda owner: bus._describe(owner - 1),
             self.name,
             bus._segment.generation_of(self._slot),
             MAX_PENDING,
@@ -544,9 +546,6 @@ class Agent(Port):
 
     def _housekeep_publishing(self, owner: int) -> None:
         self.bus._housekeep(waits_for=owner - 1)
-
-    def _describe_agent(self, owner: int) -> str:
-        return self.bus._describe(owner - 1)
 
     # ------------------------------------------------------------------------------------------ fork and end
 

@@ -66,6 +66,7 @@ cdef struct publisher_t:
 
 cdef class Receiver:
     cdef Ring inbox
+    cdef object describe_owner     # owner -> str, for errors
     cdef publisher_t *publishers   # by slot
     cdef uint32_t publisher_count
     cdef uint64_t lost

@@ -202,9 +202,6 @@ cdef class Receiver:
         """Called before an agent is used that can't be as it is: raise, or join anew."""
         self.inbox._not_usable()
 
-    def _describe_agent(self, int owner):
-        return f"agent {owner}"
-
     def _rest(self):
         """Called when nothing is there for an agent whose fileno() is watched: rest it; whether something
         came meanwhile.
@@ -235,7 +232,7 @@ cdef class Receiver:
                 or envelope.subject_length > FC_MAX_PATTERN or envelope.priority >= FC_PRIORITIES):
             self.inbox.advance(record)
             raise CorruptSegmentError(
-                f"{self._describe_agent(record.owner)} sent a record of {record.nbytes} bytes that is no "
+                f"{self.describe_owner(record.owner)} sent a record of {record.nbytes} bytes that is no "
                 "message; it was dropped"
             )
         message.sender = self.last_sender.decode(at, envelope.sender_length)

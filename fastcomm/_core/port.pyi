@@ -1,21 +1,14 @@
-from collections.abc import Iterable
-from typing import Any, final
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from typing_extensions import Buffer, disjoint_base
 
 from fastcomm._core.codec import Codec
+from fastcomm._core.delivery import Delivery
 from fastcomm._core.message import Receiver
 from fastcomm._core.ring import Ring
 from fastcomm._core.strings import StringTable
 from fastcomm._core.tables import SubscriptionTable
-
-@final
-class Route: ...
-
-@final
-class Delivery:
-    @property
-    def reached(self) -> int: ...
 
 @disjoint_base
 class Port(Receiver):
@@ -25,6 +18,7 @@ class Port(Receiver):
         memory: Buffer,
         stride: int,
         subscriptions: SubscriptionTable,
+        describe: Callable[[int], str],
         name: str,
         generation: int,
         max_pending: int,

@@ -1,66 +1,41 @@
 """Port: an agent's end of a bus, from subject and data to records in the inboxes of others.
 
-Publishing takes no lock. A subject leads to a Route, the inboxes that want it, cached as long as the
-generation of the subscription table stands still; when it moves, the private registry is brought up to date
-from the change log. Each inbox is tried without waiting, then the full ones are waited for. A target is an
-owner number and an epoch: an inbox whose epoch has moved on has another agent or none, and is passed over.
-Whoever leaves or reaps stores the new epoch, closes the ring, and drains it; a publisher commits, and then
-loads the epoch (SYNC epoch-moved). If it sees the old one, the commit came first, and the drain meets the
-record; if the new one, the message counts as not delivered. Its record is dropped by the next owner, whose
-records bear another epoch.
+Publishing takes no lock. A subject leads to inboxes (routes.pyx); each is tried without waiting
+(outboxes.pyx), then the full ones are waited for (delivery.pyx has what is left to do).
 
 Two agents that publish into each other's full inboxes: before it sleeps, and whenever it wakes, a publisher
 takes what its own inbox has into private memory (Receiver.drain()), so one of the two always finds room.
 
-A group of subscriptions gets each message once: in the inbox of the member with the least backlog that has
-room. The record bears the number of that subscription, so that no other of its agent takes it for its own.
-
-An inbox says what becomes of a message that it has no room for: its publisher waits, or raises at once, or
-drops it. What was dropped has a number in that inbox, so that the receiver sees the gap, and is counted.
-
-The last eighth of an inbox takes CRITICAL messages only: a claim for any other leaves so many cells free.
-
 Thread safety: under the GIL, which is given up only while waiting; a publish copies its data before it waits.
 """
 
-cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy, memset
 
-from fastcomm._core.atomics cimport (
-    fc_fetch_add_relaxed_u64,
-    fc_load_relaxed_u32,
-    fc_load_relaxed_u64,
-    fc_load_seqcst_u32,
-)
+from fastcomm._core.atomics cimport fc_load_relaxed_u32, fc_load_relaxed_u64
 from fastcomm._core.clock cimport deadline_of
 from fastcomm._core.codec cimport Codec
+from fastcomm._core.delivery cimport Delivery, rest_t
 from fastcomm._core.futex cimport fc_futex_wait, fc_monotonic_ns
-from fastcomm._core.hooks cimport FC_HOOK_BATCH_BETWEEN_HEADERS, fc_arm_hook, fc_hook
+from fastcomm._core.hooks cimport fc_arm_hook
 from fastcomm._core.layout cimport (
     FC_CELL,
-    FC_CRITICAL,
-    FC_CRITICAL_SHARE,
     FC_DATA_BYTES,
     FC_DATA_ENCODED,
     FC_NORMAL,
-    FC_OVERFLOW_DROP_NEWEST,
     FC_OVERFLOW_ERROR,
     FC_PRIORITIES,
     FC_SLEEP_FD,
     FC_SLEEP_FUTEX,
-    fc_envelope_t,
-    fc_ring_t,
     fc_wait_t,
 )
-from fastcomm._core.message cimport ENVELOPE, Receiver, copy_envelope
+from fastcomm._core.message cimport ENVELOPE, Receiver
+from fastcomm._core.outboxes cimport DROPPED, MAX_INBOXES, NO_ROOM, RUNG, Outboxes, parts_t, reserve_for
 from fastcomm._core.protocol cimport *
 from fastcomm._core.ring cimport Ring
+from fastcomm._core.routes cimport Route, Routes
 from fastcomm._core.strings cimport StringTable
-from fastcomm._core.subjects cimport PATTERN, SOUND, c_check
 from fastcomm._core.tables cimport SubscriptionTable
 from fastcomm._core.turn cimport TURN_TAKEN, TURN_TIMED_OUT, Turn
 from fastcomm._core.wait cimport (
@@ -72,108 +47,10 @@ from fastcomm._core.wait cimport (
     spin_rewarded,
 )
 
-from fastcomm._core.subject_registry import SubjectRegistry
-from fastcomm._core.subjects import check_subject
-from fastcomm.errors import CorruptSegmentError, FencedError, ForkedError, Full, MessageTooLargeError
+from fastcomm.errors import ForkedError, Full, MessageTooLargeError
 
 cdef enum:
-    MAX_ROUTES = 4096      # subjects whose targets are kept; then all are forgotten
-    MAX_INBOXES = 4096
-    RUN = 256              # messages that one claim is for at most
     MAX_HEADERS = 0xFFFF   # bytes, as their length has to fit into the envelope
-
-# What became of a message in one inbox.
-cdef enum:
-    DELIVERED = 0
-    NO_ROOM = 1
-    GONE = 2               # the inbox has another agent, or none
-    RUNG = 4               # besides: its agent waits on its doorbell FIFO
-    DROPPED = 8            # by an inbox that drops what it has no room for
-
-
-@cython.final
-cdef class Route:
-    """The inboxes that a subject leads to, each once, and the groups."""
-
-    def __dealloc__(self):
-        free(self.targets)
-        free(self.groups)
-        free(self.members)
-
-    cdef const target_t *waited_for(self, int place):
-        """Of a group that had no room the member that is waited for."""
-        cdef group_t *group
-        if place < self.count:
-            return &self.targets[place]
-        group = &self.groups[place - self.count]
-        return &self.members[group.first + group.waits_for]
-
-
-cdef inline void fill(unsigned char *at, const parts_t *parts, uint32_t inbox_sequence,
-                      uint32_t subscription) noexcept nogil:
-    cdef fc_envelope_t *envelope = <fc_envelope_t *>at
-    copy_envelope(envelope, &parts.envelope)
-    envelope.inbox_sequence = inbox_sequence
-    envelope.subscription = subscription
-    at += sizeof(fc_envelope_t)
-    memcpy(at, parts.sender, parts.envelope.sender_length)
-    at += parts.envelope.sender_length
-    memcpy(at, parts.subject, parts.envelope.subject_length)
-    at += parts.envelope.subject_length
-    if parts.envelope.headers_length:
-        memcpy(at, parts.headers, parts.envelope.headers_length)
-        at += parts.envelope.headers_length
-    memcpy(at, parts.data, parts.data_length)
-
-
-cdef inline uint32_t reserve_for(const ring_t *ring, const parts_t *parts) noexcept nogil:
-    """Cells that a message has to leave free.
-
-    None if it could never fit then, with the padding that may lie before it.
-    """
-    cdef uint32_t reserve = ring.cells // FC_CRITICAL_SHARE
-    if parts.envelope.priority == FC_CRITICAL or 2 * record_cells(parts.total) + reserve > ring.cells:
-        return 0
-    return reserve
-
-
-@cython.final
-cdef class Delivery:
-    """Messages that some inboxes had no room for, or were not tried yet: what is left to do."""
-
-    def __dealloc__(self):
-        free(self.parts)
-        free(self.remaining)
-
-    cdef uint32_t owner(self):
-        """Of the inbox that is waited for."""
-        return self.route.waited_for(self.remaining[0].place).owner
-
-    cdef const parts_t *next_parts(self):
-        """The message that it has no room for."""
-        return self.parts + self.remaining[0].done
-
-    cdef Py_ssize_t missing(self):
-        cdef Py_ssize_t total = 0
-        cdef int i
-        for i in range(self.left):
-            total += self.count - self.remaining[i].done
-        return total
-
-
-cdef Delivery make_delivery(Ring inbox, Route route, size_t count):
-    """Of `count` messages that are to be described, to places that are to be named."""
-    cdef Delivery delivery = Delivery.__new__(Delivery)
-    delivery.inbox = inbox
-    delivery.route = route
-    delivery.count = count
-    delivery.parts = <parts_t *>calloc(max(count, <size_t>1), sizeof(parts_t))
-    delivery.remaining = <rest_t *>calloc(max(route.count + route.group_count, 1), sizeof(rest_t))
-    if delivery.parts == NULL or delivery.remaining == NULL:
-        raise MemoryError
-    delivery.deadline = -1
-    delivery.watched_head = <uint64_t>-1
-    return delivery
 
 
 cdef class Port(Receiver):
@@ -183,338 +60,38 @@ cdef class Port(Receiver):
     """
 
     def __init__(self, Ring inbox not None, memory, size_t stride,
-                 SubscriptionTable subscriptions not None, str name,
+                 SubscriptionTable subscriptions not None, describe, str name,
                  uint32_t generation, Py_ssize_t max_pending, Codec codec not None,
                  StringTable strings not None):
-        """`memory`: of all inboxes, `stride` bytes each; generation: of the agent's slot; `strings`: of the
-        bus, messages may name them.
+        """`memory`: of all inboxes, `stride` bytes each; `describe(owner)`: a str for errors; generation: of
+        the agent's slot; `strings`: of the bus, messages may name them.
         """
-        cdef unsigned char[::1] view = memory
         self.memory = memory
-        self.inboxes = &view[0]
         self.stride = stride
-        self.inbox_count = view.shape[0] // stride
-        self.outboxes = <ring_t **>calloc(self.inbox_count, sizeof(ring_t *))
-        self.sent = <sent_t *>calloc(self.inbox_count, sizeof(sent_t))
-        self.targets = <target_t *>calloc(subscriptions.capacity, sizeof(target_t))
-        if self.outboxes == NULL or self.sent == NULL or self.targets == NULL:
-            raise MemoryError
-        self.expect_publishers(self.inbox_count)
+        self.max_owner = len(memory) // stride
+        self.expect_publishers(self.max_owner)
         self.subscriptions = subscriptions
+        self.describe_owner = describe
         self.codec = codec
         self.strings = strings
         self.max_pending = max_pending
         self._attach(inbox, name, generation)
 
-    def __dealloc__(self):
-        cdef int i
-        free(self.sent)
-        free(self.targets)
-        if self.outboxes != NULL:
-            for i in range(self.inbox_count):
-                free(self.outboxes[i])
-            free(self.outboxes)
-
     def _attach(self, Ring inbox not None, str name not None, uint32_t generation):
-        """The agent has joined, for the first time or anew after a fork:
-
-        `inbox` is its own, and it knows nothing yet.
+        """The agent has joined, for the first time or anew after a fork: `inbox` is its own, and it knows
+        nothing yet.
         """
-        cdef int i
+        cdef uint32_t owner = inbox.ring.owner
         self.take_inbox(inbox)
         self.spin.limit_ns = inbox.spin_put.limit_ns
         self.sender_name = name.encode()
         self.slot_generation = generation & 0xFFFF
-        memset(self.sent, 0, self.inbox_count * sizeof(sent_t))
-        self.registry = SubjectRegistry(cache_size=0)
-        self.known = {}
-        self.routes = {}
-        self.generation = self.sequence = 0
+        self.routes = Routes(self.subscriptions, self.max_owner, owner)
+        self.outboxes = Outboxes(self.memory, self.stride, owner, self.describe_owner)
+        self.sequence = 0
         self.turn = Turn()
-        for i in range(self.inbox_count):
-            free(self.outboxes[i])
-            self.outboxes[i] = NULL
-
-    # -------------------------------------------------------------------------------------- subject to route
-
-    cdef Route find_route(self, str subject):
-        cdef object route
-        if self.subscriptions.c_generation() != self.generation:
-            self.refresh()
-        route = self.routes.get(subject)
-        return <Route>route if route is not None else self.make_route(subject)
-
-    cdef int refresh(self) except -1:
-        """Bring the private registry up to the table's generation."""
-        cdef uint64_t until = self.subscriptions.c_generation()
-        changed = self.subscriptions.changes(self.generation, until)
-        if changed is None:
-            changed = set(self.known).union(self.subscriptions.entries_in_use())
-        for index in changed:
-            self.apply_change(index)
-        self.routes = {}
-        self.generation = until
-        return 0
-
-    cdef int apply_change(self, uint32_t index) except -1:
-        cdef size_t position
-        cdef target_t *target
-        entry = self.subscriptions.read(index)
-        if entry == ():
-            return 0    # being written: what is known holds until that change is announced
-        known = self.known.pop(index, None)
-        if known is not None:
-            self.registry.remove(known[0], index)
-        if entry is not None:
-            target = &self.targets[index]
-            target.owner, target.epoch, encoded, target.subscription, group = entry
-            if c_check(encoded, len(encoded), PATTERN, &position) != SOUND:
-                raise CorruptSegmentError(f"subscription {index} of the bus has the pattern {encoded!r}")
-            pattern = encoded.decode()
-            self.registry.insert(pattern, index)
-            self.known[index] = pattern, group
-        return 0
-
-    cdef Route make_route(self, str subject):
-        cdef Route route = Route.__new__(Route)
-        cdef target_t target
-        cdef uint32_t index
-        cdef set owners = set()
-        cdef dict groups = {}    # name -> the index of the subscription of each member, by owner
-        check_subject(subject)
-        found = self.registry.match(subject)
-        route.subject = subject.encode()
-        route.targets = <target_t *>malloc(max(1, len(found)) * sizeof(target_t))
-        if route.targets == NULL:
-            raise MemoryError
-        for index in found:
-            target = self.targets[index]
-            if not 1 <= target.owner <= <uint32_t>self.inbox_count:
-                continue
-            group = self.known[index][1]
-            if group:
-                groups.setdefault(group, {}).setdefault(target.owner, index)
-            elif target.owner not in owners:
-                owners.add(target.owner)
-                target.subscription = 0
-                route.targets[route.count] = target
-                route.count += 1
-        if groups:
-            self.add_groups(route, groups)
-        if len(self.routes) >= MAX_ROUTES:
-            self.routes = {}
-        self.routes[subject] = route
-        return route
-
-    cdef int add_groups(self, Route route, dict groups) except -1:
-        cdef group_t *group
-        cdef int member = 0
-        route.groups = <group_t *>calloc(len(groups), sizeof(group_t))
-        route.members = <target_t *>calloc(sum(map(len, groups.values())), sizeof(target_t))
-        if route.groups == NULL or route.members == NULL:
-            raise MemoryError
-        for name in sorted(groups):
-            group = &route.groups[route.group_count]
-            route.group_count += 1
-            group.first = member
-            group.count = len(groups[name])
-            group.turn = self.inbox.ring.owner % group.count    # publishers don't all begin with the same one
-            for owner in sorted(groups[name]):
-                route.members[member] = self.targets[<uint32_t>groups[name][owner]]
-                member += 1
-        return 0
-
-    cdef ring_t *outbox(self, uint32_t owner) except? NULL:
-        """Our view of the inbox of `owner`."""
-        cdef ring_t *ring = self.outboxes[owner - 1]
-        cdef unsigned char *memory
-        if ring == NULL:
-            ring = <ring_t *>malloc(sizeof(ring_t))
-            if ring == NULL:
-                raise MemoryError
-            memory = self.inboxes + (owner - 1) * self.stride
-            if not ring_attach(ring, memory, self.stride, self.inbox.ring.owner):
-                free(ring)
-                raise CorruptSegmentError(
-                    f"inbox {owner - 1} of the bus does not begin with the control words of a ring"
-                )
-            self.outboxes[owner - 1] = ring
-        return ring
 
     # ----------------------------------------------------------------------------------------------- publish
-
-    cdef int deliver(self, const target_t *target, const parts_t *parts, size_t count,
-                     size_t *taken) except -1:
-        """Try to put messages into one inbox: *taken of them, with one claim and one wake-up; the outcome."""
-        cdef ring_t *ring = self.outbox(target.owner)
-        cdef sent_t *sent = &self.sent[target.owner - 1]
-        cdef claim_t claim
-        cdef uint32_t[RUN] cells
-        cdef uint64_t position, nbytes
-        cdef size_t i
-        cdef int status
-        taken[0] = 0
-        if fc_load_relaxed_u32(&ring.shared.epoch) != target.epoch:
-            return GONE
-        count = min(count, <size_t>RUN)
-        for i in range(count):
-            cells[i] = record_cells(parts[i].total)
-        ring.reserve = reserve_for(ring, parts)
-        status = ring_claim_run(ring, cells, count, &claim, taken)
-        if status == RING_OK:
-            if sent.epoch != target.epoch:
-                sent.epoch = target.epoch
-                sent.count = 0
-            sent.count += taken[0]
-            position = claim.position + claim.cells
-            nbytes = 0
-            # From the last to the first: the first header makes all of them reachable
-            for i in range(taken[0], 0, -1):
-                position -= cells[i - 1]
-                nbytes += parts[i - 1].total
-                ring_write_prefix(ring, position, parts[i - 1].total, target.epoch)
-                fill(
-                    ring_payload(ring, position), &parts[i - 1], sent.count - (taken[0] - i),
-                    target.subscription,
-                )
-                if i > 1:
-                    ring_store_inner(ring, position, cells[i - 1])
-                    fc_hook(FC_HOOK_BATCH_BETWEEN_HEADERS)
-            status = ring_commit(ring, &claim, cells[0])
-            if status == RING_OK:
-                if parts.envelope.priority < FC_NORMAL:
-                    urgent_tell(ring)
-                # SYNC epoch-moved (B): if it is the old one, the leaver's drain meets our record.
-                if fc_load_seqcst_u32(&ring.shared.epoch) != target.epoch:
-                    self.misdirected += taken[0]
-                    taken[0] = 0
-                    return GONE
-                self.delivered += taken[0]
-                self.bytes_out += nbytes
-                return RUNG if ring_wake_consumer(ring) & FC_SLEEP_FD else DELIVERED
-        taken[0] = 0
-        if status == RING_FULL:
-            return NO_ROOM
-        if status == RING_CLOSED:
-            return GONE
-        return self.refused(target.owner, status)
-
-    cdef int deliver_all(self, const target_t *target, const parts_t *parts, size_t count,
-                         size_t *taken, size_t *done) except -1:
-        """deliver() until all of them are there or were dropped, or no more can be.
-
-        *taken were delivered, *done are done with.
-        """
-        cdef size_t run
-        cdef int outcome = DELIVERED
-        taken[0] = done[0] = 0
-        while done[0] < count and not outcome & (NO_ROOM | GONE):
-            outcome = outcome & RUNG | self.deliver(target, parts + done[0], count - done[0], &run)
-            taken[0] += run
-            done[0] += run
-            if outcome & NO_ROOM and self.drop(target):
-                outcome ^= NO_ROOM
-                done[0] += 1
-        return outcome
-
-    cdef int drop(self, const target_t *target) except -1:
-        """There is no room for a message: drop and count it, if that is what its inbox wants; whether it is.
-
-        It has a number there, so that its receiver can see the gap.
-        """
-        cdef fc_ring_t *shared = self.outbox(target.owner).shared
-        if fc_load_relaxed_u32(&shared.overflow) != FC_OVERFLOW_DROP_NEWEST:
-            return False
-        if self.sent[target.owner - 1].epoch != target.epoch:
-            self.sent[target.owner - 1].epoch = target.epoch
-            self.sent[target.owner - 1].count = 0
-        self.sent[target.owner - 1].count += 1
-        fc_fetch_add_relaxed_u64(&shared.dropped, 1)
-        self.dropped += 1
-        return True
-
-    cdef int deliver_to_place(self, Delivery delivery, rest_t *rest, list rung) except -1:
-        """What is left for a target or a group; the outcome. `rung` gets whose doorbell is to be rung."""
-        cdef Route route = delivery.route
-        cdef group_t *group
-        cdef size_t taken, done
-        cdef int outcome = DELIVERED
-        if rest.place < route.count:
-            outcome = self.deliver_all(
-                &route.targets[rest.place], delivery.parts + rest.done, delivery.count - rest.done, &taken,
-                &done,
-            )
-            rest.done += done
-            delivery.reached += taken
-            if outcome & RUNG:
-                rung.append(route.targets[rest.place].owner)
-            return outcome
-        group = &route.groups[rest.place - route.count]
-        while rest.done < delivery.count and outcome == DELIVERED:
-            outcome = self.deliver_to_group(route, group, delivery.parts + rest.done, rung)
-            delivery.reached += outcome == DELIVERED
-            if outcome == DROPPED:
-                outcome = DELIVERED    # that is the end of this one
-            rest.done += outcome == DELIVERED
-        return outcome
-
-    cdef int deliver_to_group(self, Route route, group_t *group, const parts_t *parts, list rung) except -1:
-        """Try to put one message into the inbox of the member with the least backlog that has room.
-
-        If none has, the first of them is asked whether it is to be dropped.
-        """
-        cdef unsigned char[MAX_INBOXES] tried
-        cdef size_t taken
-        cdef int member, outcome, first = -1
-        memset(tried, 0, group.count)
-        while True:
-            member = self.least_backlog(route, group, tried)
-            if member < 0:
-                break
-            tried[member] = True
-            outcome = self.deliver(&route.members[group.first + member], parts, 1, &taken)
-            if outcome & RUNG:
-                rung.append(route.members[group.first + member].owner)
-            if taken:
-                group.turn = (member + 1) % group.count
-                return DELIVERED
-            if outcome == NO_ROOM and first < 0:
-                first = member
-        if first < 0:
-            return GONE
-        if self.drop(&route.members[group.first + first]):
-            return DROPPED
-        group.waits_for = first
-        return NO_ROOM
-
-    cdef int least_backlog(self, Route route, const group_t *group, const unsigned char *tried) except -2:
-        """The untried member for which the least waits, in its inbox (cells) and taken out of it (messages);
-        -1: all were tried.
-        """
-        cdef ring_t *ring
-        cdef uint64_t backlog, least = ~<uint64_t>0
-        cdef int i, member, best = -1
-        for i in range(group.count):
-            member = (group.turn + i) % group.count
-            if not tried[member]:
-                ring = self.outbox(route.members[group.first + member].owner)
-                backlog = ring_depth(ring) + fc_load_relaxed_u32(&ring.shared.backlog)
-                if backlog < least:
-                    least, best = backlog, member
-        return best
-
-    cdef int refused(self, uint32_t owner, int status) except -1:
-        if status == RING_FENCED:
-            raise FencedError(
-                "this agent was taken for dead (was its lock's file descriptor closed?) as it sent to the "
-                "inbox of "
-                f"{self._describe_agent(owner)}; close it and join again"
-            )
-        raise CorruptSegmentError(
-            f"the head and the tail of the inbox of {self._describe_agent(owner)} contradict each other; "
-            "close every agent of the bus "
-            "and unlink it"
-        )
 
     def publish(self, str subject not None, data, *, int priority=FC_NORMAL, headers=None, timeout=None):
         """Send `data` to every agent that subscribed to a pattern matching `subject`; returns how many it
@@ -600,13 +177,14 @@ cdef class Port(Receiver):
         cdef bytes copy = None
         cdef Ring inbox
         cdef Codec codec
+        cdef Outboxes outboxes
         if headers is not None:
             head = self.encode_headers(headers)
         while True:
             if not self.inbox.usable:
                 self._not_usable()
             inbox = self.inbox
-            route = self.find_route(subject)
+            route = self.routes.find(subject)
             if route.group_count:
                 return self.begin_many(subject, [data], priority, headers)
             codec = self.idle_codec()
@@ -617,9 +195,10 @@ cdef class Port(Receiver):
             if self.inbox is inbox and inbox.usable:
                 break
         self.sequence += 1
+        outboxes = self.outboxes
         for i in range(route.count):
-            outcome[i] = self.deliver(&route.targets[i], &parts, 1, &taken)
-            if outcome[i] == NO_ROOM and self.drop(&route.targets[i]):
+            outcome[i] = outboxes.deliver(&route.targets[i], &parts, 1, &taken)
+            if outcome[i] == NO_ROOM and outboxes.drop(&route.targets[i]):
                 outcome[i] = DROPPED
             reached += taken
             rung += outcome[i] == RUNG
@@ -634,7 +213,7 @@ cdef class Port(Receiver):
         if not full:
             return None
         parts.data = PyBytes_AS_STRING(copy)
-        delivery = make_delivery(self.inbox, route, 1)
+        delivery = Delivery(self.inbox, route, 1)
         delivery.parts[0] = parts
         delivery.owned = (copy, head)
         delivery.reached = reached
@@ -658,8 +237,8 @@ cdef class Port(Receiver):
             if not self.inbox.usable:
                 self._not_usable()
             inbox = self.inbox
-            route = self.find_route(subject)
-            delivery = make_delivery(inbox, route, len(messages))
+            route = self.routes.find(subject)
+            delivery = Delivery(inbox, route, len(messages))
             delivery.owned = (owned := []), head
             for i in range(delivery.count):
                 codec = self.idle_codec()
@@ -744,28 +323,22 @@ cdef class Port(Receiver):
         return 0
 
     cdef bint advance(self, Delivery delivery) except -1:
-        """Try the inboxes that are left; True: none is."""
+        """Try the places that are left; True: none is."""
         cdef list rung = []
-        cdef rest_t *rest
-        cdef int i, full = 0
+        cdef bint done
         # closed while this waited: its owner number may be another agent's now
         if not delivery.inbox.usable:
             self._not_usable()
             raise ForkedError("a publish that was begun before a fork is the parent's; nothing was sent here")
-        for i in range(delivery.left):
-            rest = &delivery.remaining[i]
-            if self.deliver_to_place(delivery, rest, rung) & NO_ROOM:
-                delivery.remaining[full] = rest[0]
-                full += 1
-        delivery.left = full
+        done = delivery.advance(self.outboxes, rung)
         if rung:
             self._ring_consumers(rung)
-        return full == 0
+        return done
 
     cdef int wait_room(self, Delivery delivery) except -1:
         """Return when the first full inbox may have room, or raise Full."""
         cdef uint32_t owner = delivery.owner()
-        cdef ring_t *ring = self.outbox(owner)
+        cdef ring_t *ring = self.outboxes.ring(owner)
         cdef fc_wait_t *wait = &ring.shared.not_full
         cdef const parts_t *parts = delivery.next_parts()
         cdef uint32_t cells = record_cells(parts.total), seen
@@ -814,7 +387,7 @@ cdef class Port(Receiver):
         cdef rest_t first
         cdef int i
         for i in range(delivery.left):
-            other = self.outbox(delivery.route.waited_for(delivery.remaining[i].place).owner)
+            other = self.outboxes.ring(delivery.route.waited_for(delivery.remaining[i].place).owner)
             if fc_load_relaxed_u32(&other.shared.overflow) == FC_OVERFLOW_ERROR:
                 first = delivery.remaining[0]
                 delivery.remaining[0] = delivery.remaining[i]
@@ -838,7 +411,7 @@ cdef class Port(Receiver):
         cdef Py_ssize_t missing = delivery.missing()
         raise Full(
             f"no room for {delivery.next_parts().total} bytes {when} in the inbox of "
-            f"{self._describe_agent(delivery.owner())}: "
+            f"{self.describe_owner(delivery.owner())}: "
             f"{ring_depth(ring) * FC_CELL} of {ring.cells * FC_CELL} bytes wait there, none was taken for "
             f"{(now - delivery.watched_since) / 1e9:.3g} s; reached {delivery.reached}, missing {missing}",
             delivered=delivery.reached, missing=missing,
@@ -873,17 +446,17 @@ cdef class Port(Receiver):
             return True
         self.drain()
         self.wake_others()
-        ring = self.outbox(delivery.owner())
+        ring = self.outboxes.ring(delivery.owner())
         self.check_progress(delivery, ring, now)
         for i in range(delivery.left):
-            ring = self.outbox(delivery.route.waited_for(delivery.remaining[i].place).owner)
+            ring = self.outboxes.ring(delivery.route.waited_for(delivery.remaining[i].place).owner)
             announce_sleep(&ring.shared.not_full, FC_SLEEP_FD)
         return self.advance(delivery)
 
     def _expire(self, Delivery delivery not None):
         """The time is over."""
         self.raise_full(
-            delivery, self.outbox(delivery.owner()), fc_monotonic_ns(), f"within {delivery.timeout} s"
+            delivery, self.outboxes.ring(delivery.owner()), fc_monotonic_ns(), f"within {delivery.timeout} s"
         )
 
     # ---------------------------------------------------------------------------------------------- the rest
@@ -894,8 +467,8 @@ cdef class Port(Receiver):
         """
         if not self.inbox.usable:
             self._not_usable()
-        cdef Route route = self.find_route(subject)
-        return route.count + route.group_count, self.generation
+        cdef Route route = self.routes.find(subject)
+        return route.count + route.group_count, self.routes.generation
 
     def _waits_for_room(self, Delivery delivery not None):
         """The owner of the inbox that it waits for."""
@@ -903,9 +476,10 @@ cdef class Port(Receiver):
 
     def _counters(self):
         return {
-            "published": self.sequence, "delivered": self.delivered, "received": self.received,
+            "published": self.sequence, "delivered": self.outboxes.delivered, "received": self.received,
             "bytes_in": self.bytes_in,
-            "bytes_out": self.bytes_out, "misdirected": self.misdirected, "dropped": self.dropped,
+            "bytes_out": self.outboxes.bytes_out, "misdirected": self.outboxes.misdirected,
+            "dropped": self.outboxes.dropped,
             "unwanted": self.unwanted,
             "pending": self.backlog.size, "lost": self.lost,
         }
