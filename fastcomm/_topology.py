@@ -88,9 +88,13 @@ class Topology(NamedTuple):
         return cls(online, frozenset(allowed), frozenset(), None, one, one, one, cores, (), "")
 
     def position(self, cpu: int) -> tuple[int, ...]:
-        """Its package, node, cache, core and thread, counted from 0: near CPUs sort together."""
+        """Its package, node, cache, core and thread, counted from 0: near CPUs sort together.
+
+        The node comes first if it is the larger: there are machines whose nodes have several packages.
+        """
         core = self.cores[_index(self.cores, cpu)]
-        parts = (self.packages, self.nodes, self.caches, self.cores)
+        outer = sorted((self.packages, self.nodes), key=len)
+        parts = (*outer, self.caches, self.cores)
         return (*(_index(part, cpu) for part in parts), sorted(core).index(cpu))
 
 

@@ -1,7 +1,8 @@
 """Machines as files: tests/affinity/machines/*.json hold path -> text, which unfold() writes to a folder.
 
-``cpu{0-1,4}`` in a path stands for cpu0, cpu1 and cpu4. `about` says of each what it is and whether it was
-recorded or composed after the formats that the kernel documents.
+``cpu{0-1,4}`` in a path stands for cpu0, cpu1 and cpu4. `about` says of each what it is, `recorded` whether
+it was recorded on a machine or composed after the formats that the kernel documents, `source` where the
+recording was published: of it the files hold what is read here.
 """
 
 import json
@@ -34,7 +35,7 @@ def alternatives(path: str) -> list[str]:
 
 
 @cache
-def recorded(name: str) -> Topology:
+def topology_of(name: str) -> Topology:
     with TemporaryDirectory() as folder:
         return machine(name, Path(folder))
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from procs import environment
-from sysfs_trees import machine, recorded
+from sysfs_trees import machine, topology_of
 
 from fastcomm import Bus
 from fastcomm.affinity import AffinityProfile, plan, topology
@@ -43,7 +43,7 @@ def files(folder: Path) -> list[object]:
 def between_sockets(cpus: range) -> dict[tuple[int, int], float]:
     """Latencies of two_sockets_smt: 50 ns in a core, 100 in a socket, 300 between."""
     return {
-        (one, other): 50.0 if other - one == 16 else 100.0 if one % 16 // 8 == other % 16 // 8 else 300.0
+        (one, other): 50.0 if other - one == 32 else 100.0 if one % 32 // 16 == other % 32 // 16 else 300.0
         for one, other in combinations(cpus, 2)
     }
 
@@ -52,17 +52,17 @@ class TestOrders:
     def test_measured_order_is_a_socket_then_the_other_and_second_threads_last(self) -> None:
         from benchlib.matrix import nearest_first
 
-        order = nearest_first(range(32), between_sockets(range(32)), recorded("two_sockets_smt"))
-        assert (set(order[:8]), set(order[8:16])) == (set(range(8)), set(range(8, 16)))
-        assert sorted(order) == list(range(32))
+        order = nearest_first(range(64), between_sockets(range(64)), topology_of("two_sockets_smt"))
+        assert (set(order[:16]), set(order[16:32])) == (set(range(16)), set(range(16, 32)))
+        assert sorted(order) == list(range(64))
 
     def test_pairs_may_be_measured_in_either_direction(self) -> None:
         from benchlib.matrix import nearest_first, orders
 
-        latency, on = between_sockets(range(32)), recorded("two_sockets_smt")
+        latency, on = between_sockets(range(64)), topology_of("two_sockets_smt")
         turned = {(there, here): value for (here, there), value in latency.items()}
-        assert nearest_first(range(32), turned, on) == nearest_first(range(32), latency, on)
-        assert orders(range(32), turned, on) == orders(range(32), latency, on)
+        assert nearest_first(range(64), turned, on) == nearest_first(range(64), latency, on)
+        assert orders(range(64), turned, on) == orders(range(64), latency, on)
 
     @given(st.lists(st.floats(1, 1000), min_size=28, max_size=28), st.sets(st.integers(0, 7), min_size=2))
     def test_every_order_has_each_measured_cpu_once_and_the_best_is_first(
@@ -71,7 +71,7 @@ class TestOrders:
         from benchlib.matrix import orders
 
         latency = dict(zip(combinations(range(8), 2), times, strict=True))
-        ranking = orders(cpus, latency, recorded("container_v1")._replace(allowed=frozenset(range(8))))
+        ranking = orders(cpus, latency, topology_of("four_nodes")._replace(allowed=frozenset(range(8))))
         assert {order.name for order in ranking} == {"measured", "compact", "scatter"}
         assert all(sorted(order.cpus) == sorted(cpus) for order in ranking)
         assert ranking[0].mean_ns <= 1.04 * min(order.mean_ns for order in ranking)
@@ -81,7 +81,7 @@ class TestOrders:
 
         cpus = range(8)
         level = dict.fromkeys(combinations(cpus, 2), 100.0)
-        on = recorded("container_v1")._replace(allowed=frozenset(cpus))
+        on = topology_of("four_nodes")._replace(allowed=frozenset(cpus))
         assert orders(cpus, level, on)[0].name == "compact"
         assert orders(cpus, {**level, (6, 7): 98.0}, on)[0].name == "compact"
         assert orders(cpus, {**level, (6, 7): 10.0}, on)[0].cpus[:2] == (6, 7)

@@ -54,61 +54,57 @@ class TestMachines:
 
     @pytest.mark.parametrize("name", MACHINES)
     def test_file_says_where_it_is_from(self, name: str) -> None:
-        about = json.loads((FOLDER / f"{name}.json").read_text())["about"]
-        assert about.startswith(("Composed after the kernel's formats", "Recorded"))
+        content = json.loads((FOLDER / f"{name}.json").read_text())
+        opening = "Recorded" if content["recorded"] else "Composed after the kernel's formats"
+        assert content["about"].startswith(opening)
+        if "source" in content:
+            assert content["source"].keys() == {"repository", "path", "commit", "licence"}
 
-    def test_two_sockets_with_threads(self, tmp_path: Path) -> None:
+    def test_positions_of_two_sockets_with_threads(self, tmp_path: Path) -> None:
         found = machine("two_sockets_smt", tmp_path)
-        assert (
-            lists(found.packages) == lists(found.nodes) == lists(found.caches) == ["0-7,16-23", "8-15,24-31"]
-        )
-        assert lists(found.cores) == [f"{core},{core + 16}" for core in range(16)]
-        assert found.position(0)[:-1] == found.position(16)[:-1] < found.position(1) < found.position(8)
-        assert (found.quota, found.model) == (None, "Two Socket 8C")
+        assert found.position(0)[:-1] == found.position(32)[:-1] < found.position(1) < found.position(16)
+        assert found.position(63) == (1, 1, 7, 31, 1)
+
+    def test_larger_of_node_and_package_comes_first_in_a_position(self, tmp_path: Path) -> None:
+        assert machine("eight_nodes_smt", tmp_path).position(30) == (1, 5, 10, 30, 0)
+        assert machine("four_nodes", tmp_path).position(25) == (1, 5, 5, 25, 0)
 
     def test_instruction_caches_are_left_out_and_sizes_are_bytes(self, tmp_path: Path) -> None:
-        found = machine("two_sockets_smt", tmp_path)
+        found = machine("eight_nodes_smt", tmp_path)
         sizes = {(cache.level, cache.size, len(cache.cpus)) for cache in found.all_caches}
-        assert sizes == {(1, 32 << 10, 2), (2, 1 << 20, 2), (3, 24 << 20, 16)}
-        assert len(found.all_caches) == 16 + 16 + 2
+        assert sizes == {(1, 32 << 10, 2), (2, 512 << 10, 2), (3, 8 << 20, 6)}
+        assert len(found.all_caches) == 48 + 48 + 16
+        assert found.model == "AMD EPYC 7451 24-Core Processor"
 
-    def test_caches_that_are_smaller_than_nodes(self, tmp_path: Path) -> None:
-        found = machine("four_nodes_smt", tmp_path)
-        assert lists(found.nodes) == ["0-7,32-39", "8-15,40-47", "16-23,48-55", "24-31,56-63"]
-        assert lists(found.caches)[:2] == ["0-3,32-35", "4-7,36-39"]
-        assert (len(found.packages), len(found.caches), len(found.cores)) == (1, 8, 32)
+    def test_caches_between_core_and_node_are_found(self, tmp_path: Path) -> None:
+        found = machine("four_nodes", tmp_path)
+        pairs = [format_cpus(cache.cpus) for cache in found.all_caches if cache.level == 2]
+        assert (len(pairs), pairs[:3]) == (48, ["0,4", "1,5", "2,6"])
 
-    def test_container_of_version_2_has_the_least_quota_above_it(self, tmp_path: Path) -> None:
-        found = machine("container_v2", tmp_path)
-        assert (format_cpus(found.allowed), found.quota) == ("4-7", 1.5)
+    def test_caches_that_some_cpus_lack(self, tmp_path: Path) -> None:
+        caches = machine("hybrid", tmp_path).all_caches
+        second = [(cache.size, format_cpus(cache.cpus)) for cache in caches if cache.level == 2]
+        fast = ["0,5", "1-2", "3-4", "6-7", "8-9", "10-11"]
+        assert second == [(2 << 20, cpus) for cpus in (*fast, "12-15", "16-19", "20-21")]
+        assert len([cache for cache in caches if cache.level == 1]) == 14
 
     def test_quota_of_a_group_further_up_holds_too(self, tmp_path: Path) -> None:
         unfold("container_v2", tmp_path)
         (tmp_path / "sys/fs/cgroup/jobs/one/cpu.max").write_text("max 100000\n")
         assert Topology.from_sysfs(tmp_path).quota == 4.0
 
-    def test_container_of_version_1_finds_the_group_that_is_mounted(self, tmp_path: Path) -> None:
-        found = machine("container_v1", tmp_path)
-        assert (format_cpus(found.allowed), found.quota) == ("2-6", 3.0)
-        assert lists(found.caches) == ["0-3", "4-7"]
+    def test_limits_of_the_group_that_is_mounted_in_a_container_of_version_1(self, tmp_path: Path) -> None:
+        unfold("container_v1", tmp_path)
+        found = Topology.from_sysfs(tmp_path, allowed=[0, 1])
+        assert (format_cpus(found.allowed), found.quota) == ("1", 0.5)
 
     def test_no_quota_in_version_1_is_minus_one(self, tmp_path: Path) -> None:
         unfold("container_v1", tmp_path)
-        (tmp_path / "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us").write_text("-1\n")
+        (tmp_path / "sys/fs/cgroup/cpu/cpu.cfs_quota_us").write_text("-1\n")
         assert Topology.from_sysfs(tmp_path).quota is None
 
-    def test_cpus_that_are_offline_are_not_there(self, tmp_path: Path) -> None:
-        found = machine("isolated_and_offline", tmp_path)
-        assert lists(found.cores) == ["0,4", "1,5", "2,6", "7"]
-        assert format_cpus(found.isolated) == "6-7"
-
-    def test_without_caches_the_cpus_of_a_die_are_together(self, tmp_path: Path) -> None:
-        found = machine("arm_without_caches", tmp_path)
-        assert lists(found.caches) == lists(found.nodes) == lists(found.packages) == ["0-7"]
-        assert found.model == "0x41 0xd0b"
-
-    def test_cpu_outside_the_last_level_counts_to_the_outermost_it_has(self, tmp_path: Path) -> None:
-        assert lists(machine("hybrid", tmp_path).caches) == ["0-9", "10-11"]
+    def test_processor_without_a_name_has_its_numbers(self, tmp_path: Path) -> None:
+        assert machine("arm_without_caches", tmp_path).model == "0x41 0xd0b"
 
 
 class TestAllowed:
@@ -120,7 +116,7 @@ class TestAllowed:
 
     def test_limits_that_leave_nothing_are_not_believed(self, tmp_path: Path) -> None:
         assert machine("container_v2", tmp_path, allowed=[0]).allowed == {0}
-        assert machine("hybrid", tmp_path, allowed=[99]).allowed == set(range(12))
+        assert machine("hybrid", tmp_path, allowed=[99]).allowed == set(range(22))
 
 
 class TestDamage:
@@ -143,7 +139,7 @@ class TestDamage:
         (tmp_path / siblings.format(4)).write_text("nonsense\n")
         (tmp_path / siblings.format(8)).write_text("9,77\n")
         found = Topology.from_sysfs(tmp_path)
-        assert lists(found.cores) == ["0-1", "2-3", "4", "5", "6-7", "8-9", "10", "11"]
+        assert lists(found.cores) == ["0,5", "1-3", "4", "6-7", "8-9", "10-11", *map(str, range(12, 22))]
 
     @pytest.mark.parametrize("text", ["", "1", "a:b", "0::/../other", "3:cpu"])
     def test_strange_control_groups_are_no_limit_or_that_of_the_mount(
