@@ -12,7 +12,7 @@ from fastcomm.errors import Empty, Full
 
 if TYPE_CHECKING:
     from fastcomm._core.message import Message
-    from fastcomm.agent import Agent
+    from fastcomm._listening import ListeningPort
     from fastcomm.subscription import Subscription
 
 # Which subscriptions a message is for. Several: those without a handler or queue, of which one gets it.
@@ -34,7 +34,7 @@ class Sorter:
     Thread safety: any method in any thread; what one thread takes next is in order. Process safety: private.
     """
 
-    def __init__(self, agent: Agent, bound: int) -> None:
+    def __init__(self, agent: ListeningPort, bound: int) -> None:
         self._agent = agent
         self._bound = bound
         self._lock = RLock()  # a key function may use the agent
