@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fastcomm.bus import _InboxView
+from fastcomm._views import InboxView
 from fastcomm.errors import PeerDiedError
 
 if TYPE_CHECKING:
     from fastcomm.bus import Bus
 
 
-class Inbox(_InboxView):
+class Inbox(InboxView):
     """The inbox of an agent of this process."""
 
     def __init__(self, bus: Bus, slot: int) -> None:

@@ -11,9 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from fastcomm._core.ring import Ring
 from fastcomm._core.segment import (
     KIND_BUS,
-    MAX_PARTICIPANTS,
-    PAGE,
-    PARTICIPANT_BYTES,
     SECTION_AGENTS,
     SECTION_INBOXES,
     SECTION_STRINGS,
@@ -24,6 +21,16 @@ from fastcomm._core.strings import StringTable
 from fastcomm._core.tables import AGENT_BYTES, MAX_AGENT_NAME, AgentTable, SubscriptionTable
 from fastcomm._core.wait import Doorbells
 from fastcomm._heirs import heirs_of
+from fastcomm._limits import (
+    LIMITS,
+    MAX_RECORD_CELLS,
+    STRING_BYTES,
+    Limits,
+    checked_limits,
+    plan_of,
+    string_table_bytes,
+)
+from fastcomm._views import InboxView
 from fastcomm.errors import (
     BusMismatchError,
     ClosedError,
@@ -41,15 +48,6 @@ if TYPE_CHECKING:
 
 __all__ = ["AgentInfo", "Bus", "connect"]
 
-DEFAULT_MAX_AGENTS = 128
-DEFAULT_MAX_STRINGS = 1000
-LIMITS = ("max_agents", "inbox_bytes", "max_subscriptions", "max_strings")  # that a user may give
-STRING_BYTES = 28  # of text, on average; with the place of its end 32
-DEFAULT_INBOX_BYTES = 32768
-MIN_INBOX_BYTES = 4096
-MAX_INBOX_BYTES = 1 << 30
-MAX_RECORD_CELLS = 65535  # FC_MAX_RECORD_CELLS
-
 
 class AgentInfo(NamedTuple):
     """An agent as others see it.
@@ -65,19 +63,6 @@ class AgentInfo(NamedTuple):
     capacity: int
 
 
-class _Limits(NamedTuple):
-    """What a bus is created with, as its segment's parameters say it.
-
-    `stride`: bytes from one inbox to the next.
-    """
-
-    max_agents: int
-    cells: int
-    stride: int
-    max_subscriptions: int
-    max_strings: int
-
-
 class Bus:
     """Agents of one host that publish to subjects, over one shared memory segment, without a broker.
 
@@ -89,7 +74,7 @@ class Bus:
     name: str
     _path: str
     _asked: tuple[int | None, int | None, int | None, int | None]
-    _wanted: _Limits
+    _wanted: Limits
     _mode: int
     _create: bool
 
@@ -128,7 +113,7 @@ class Bus:
         self.name = name
         self._path = segment_path(name, directory, uid)
         self._asked = (max_agents, inbox_bytes, max_subscriptions, max_strings)
-        self._wanted = _limits(*self._asked)
+        self._wanted = checked_limits(*self._asked)
         self._mode = mode
         self._create = create
         self._open()
@@ -138,7 +123,7 @@ class Bus:
 
     def _open(self) -> None:
         while True:
-            plan = (lambda: _plan(self._wanted)) if self._create else None
+            plan = (lambda: plan_of(self._wanted)) if self._create else None
             segment, created = Segment.open(
                 self._path, name=self.name, kind=KIND_BUS, plan=plan, mode=self._mode
             )
@@ -153,7 +138,7 @@ class Bus:
     def _bind(self, segment: Segment) -> None:
         """Find the parts of the segment; CorruptSegmentError if its parameters don't fit its sections."""
         self._segment = segment
-        self._limits = limits = _Limits(*segment.parameters[:5])
+        self._limits = limits = Limits(*segment.parameters[:5])
         offset, size = segment.section(SECTION_INBOXES)
         agents = segment.section(SECTION_AGENTS)
         subscriptions = segment.section(SECTION_SUBSCRIPTIONS)
@@ -166,7 +151,7 @@ class Bus:
             or not 1 <= limits.max_subscriptions <= 1 << 24
             or subscriptions[1] < SubscriptionTable.bytes_needed(limits.max_subscriptions)
             or not 1 <= limits.max_strings <= 1 << 20
-            or strings[1] < _string_table_bytes(limits.max_strings)
+            or strings[1] < string_table_bytes(limits.max_strings)
         ):
             raise CorruptSegmentError(
                 f"the parameters of the bus {self.name!r} ({limits}) contradict its sections; unlink it"
@@ -257,10 +242,10 @@ class Bus:
     def _inbox_memory(self, slot: int) -> memoryview:
         return self._segment.memory(self._inboxes_at + slot * self._limits.stride, self._limits.stride)
 
-    def _inbox(self, slot: int) -> _InboxView:
-        return _InboxView(self, slot)
+    def _inbox(self, slot: int) -> InboxView:
+        return InboxView(self, slot)
 
-    def _used_inboxes(self) -> list[_InboxView]:
+    def _used_inboxes(self) -> list[InboxView]:
         """Those that were ever laid out; the pages of the others must not be touched."""
         return [
             self._inbox(slot)
@@ -502,23 +487,6 @@ class Bus:
         return _open_path, (self.name, self._path)
 
 
-class _InboxView(Ring):
-    """Somebody's inbox, for looking at it and for reaping; makes no claims."""
-
-    def __init__(self, bus: Bus, slot: int, owner: int = 1) -> None:
-        super().__init__(bus._inbox_memory(slot), owner=owner, name=f"inbox {slot} of {bus.name}")
-        self._bus = bus
-
-    def _owner_alive(self, owner: int) -> bool:
-        return self._bus._segment.alive(owner - 1)
-
-    def _owner_pid(self, owner: int) -> int:
-        return self._bus._segment.pid_of(owner - 1)
-
-    def _describe_owner(self, owner: int) -> str:
-        return self._bus._describe(owner - 1)
-
-
 def connect(bus: str, name: str | None = None, **join_options: Any) -> Agent:
     """``Bus.open(bus).join(name)``, for a process that is one agent; closing the agent closes the bus handle
     too.
@@ -537,7 +505,7 @@ def _open_path(name: str, path: str) -> Bus:
     """Unpickle: the same file, whatever FASTCOMM_DIR says here."""
     bus = Bus()
     bus.name, bus._path, bus._asked = name, path, (None, None, None, None)
-    bus._wanted, bus._mode, bus._create = _limits(None, None, None, None), 0o600, False
+    bus._wanted, bus._mode, bus._create = checked_limits(None, None, None, None), 0o600, False
     bus._open()
     return bus
 
@@ -560,49 +528,3 @@ def _agent_name(name: str | None, taken: dict[str, int]) -> str:
             "bytes of printable UTF-8"
         )
     return name
-
-
-def _limits(
-    max_agents: int | None, inbox_bytes: int | None, max_subscriptions: int | None, max_strings: int | None
-) -> _Limits:
-    agents = DEFAULT_MAX_AGENTS if max_agents is None else max_agents
-    inbox = DEFAULT_INBOX_BYTES if inbox_bytes is None else inbox_bytes
-    subscriptions = 16 * agents if max_subscriptions is None else max_subscriptions
-    strings = DEFAULT_MAX_STRINGS if max_strings is None else max_strings
-    if not 1 <= agents <= MAX_PARTICIPANTS:
-        raise ValueError(f"max_agents is {agents}; it must be 1 to {MAX_PARTICIPANTS}")
-    if not MIN_INBOX_BYTES <= inbox <= MAX_INBOX_BYTES:
-        raise ValueError(f"inbox_bytes is {inbox}; it must be {MIN_INBOX_BYTES} to {MAX_INBOX_BYTES}")
-    if not 1 <= subscriptions <= 1 << 24:
-        raise ValueError(f"max_subscriptions is {subscriptions}; it must be 1 to {1 << 24}")
-    if not 1 <= strings <= 1 << 20:
-        raise ValueError(f"max_strings is {strings}; it must be 1 to {1 << 20}")
-    rounded = 1 << (inbox - 1).bit_length()
-    cells = 16
-    while Ring.bytes_needed(cells * 2) <= rounded:
-        cells *= 2
-    return _Limits(agents, cells, _pages(Ring.bytes_needed(cells)), subscriptions, strings)
-
-
-def _plan(limits: _Limits) -> tuple[int, list[tuple[int, int]], int, list[int]]:
-    """Header page, participants, agents, subscriptions, strings; then the inboxes, reserved at a join."""
-    sizes = (
-        limits.max_agents * PARTICIPANT_BYTES,
-        limits.max_agents * AGENT_BYTES,
-        SubscriptionTable.bytes_needed(limits.max_subscriptions),
-        _string_table_bytes(limits.max_strings),
-        limits.max_agents * limits.stride,
-    )
-    sections, offset = [], PAGE
-    for size in map(_pages, sizes):
-        sections.append((offset, size))
-        offset += size
-    return limits.max_agents, sections, sections[-1][0], list(limits)
-
-
-def _string_table_bytes(max_strings: int) -> int:
-    return StringTable.nbytes(max_strings, STRING_BYTES * max_strings)
-
-
-def _pages(size: int) -> int:
-    return -(-size // PAGE) * PAGE

@@ -18,7 +18,8 @@ from fastcomm._core.ring import Ring
 from fastcomm._core.segment import KIND_BUS, KIND_QUEUE, KIND_RING, Segment, describe_process
 from fastcomm._core.segment_file import GATE
 from fastcomm._core.shared_queue import SharedQueue
-from fastcomm.bus import Bus, _InboxView
+from fastcomm._views import InboxView
+from fastcomm.bus import Bus
 from fastcomm.errors import SegmentError
 from fastcomm.queue import QueueRing
 from fastcomm.rings import RingBuffer
@@ -202,7 +203,7 @@ class _SeenBus(_Seen):
     def __init__(self, segment: Segment) -> None:
         super().__init__(segment)
         self.bus = _BusView(segment)
-        self.inboxes: dict[int, _InboxView] = {}
+        self.inboxes: dict[int, InboxView] = {}
 
     def summary(self) -> str:
         limit = self.bus._limits.max_subscriptions
