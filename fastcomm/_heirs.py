@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from fastcomm._core.ring import Ring
 from fastcomm._core.subjects import matches
+from fastcomm._views import InboxView
 from fastcomm.errors import ClosedError, CorruptSegmentError, FencedError
 
 if TYPE_CHECKING:
@@ -59,12 +60,13 @@ class Heirs:
     """Call it with each record that is left in the inbox: whether another member has got it."""
 
     def __init__(self, bus: Bus, owner: int, mine: dict[int, Member], others: list[Member]) -> None:
+        self._bus, self._owner = bus, owner
         self._mine = mine
         self._others = []
         self._inboxes: dict[int, Ring] = {}
         for one in others:
             with suppress(CorruptSegmentError):
-                self._inboxes[one.owner] = Ring(bus._inbox_memory(one.owner - 1), owner=owner)
+                self._inboxes[one.owner] = bus._inbox(one.owner - 1)
                 self._others.append(one)
 
     def __call__(self, epoch: int, payload: bytes) -> bool:
@@ -89,11 +91,16 @@ class Heirs:
         copy = bytearray(payload)
         struct.pack_into("<I", copy, INBOX_SEQUENCE_AT, 0)
         struct.pack_into("<I", copy, SUBSCRIPTION_AT, member.number)
-        for _ in range(MAX_TRIES):
-            try:
-                return self._inboxes[member.owner]._put_into_inbox(member.epoch, bytes(copy))
-            except FencedError:
-                continue
-            except (ClosedError, CorruptSegmentError):
-                return False
-        return False
+        return put_into_inbox(self._bus, self._owner, member, bytes(copy))
+
+
+def put_into_inbox(bus: Bus, owner: int, member: Member, record: bytes) -> bool:
+    """Under the gate, and the number of an owner that claims nothing meanwhile; whether it got there."""
+    for _ in range(MAX_TRIES):
+        try:
+            return InboxView(bus, member.owner - 1, owner)._put_into_inbox(member.epoch, record)
+        except FencedError:
+            continue
+        except (ClosedError, CorruptSegmentError):
+            return False
+    return False

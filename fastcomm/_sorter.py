@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastcomm._core.heap import PriorityQueue
 from fastcomm._core.subject_registry import SubjectRegistry
+from fastcomm._core.tables import RESERVED
 from fastcomm.errors import Empty, Full
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 Entry = tuple[tuple["Subscription", ...], "Message"]
 Queue = PriorityQueue[Entry]
 
+BUS_OWN = RESERVED.decode()  # how subjects begin that only patterns match which begin so too
 MAX_PLANS = 1024  # subjects whose queues are kept; then all are forgotten
 
 
@@ -142,6 +144,7 @@ class Sorter:
             one
             for one in sorted(self._registry.match(subject), key=lambda one: one.number)
             if (one.number == number if number else one.group is None)
+            and (one.pattern.startswith(BUS_OWN) or not subject.startswith(BUS_OWN))
         ]
         plan: list[tuple[Queue, tuple[Subscription, ...]]] = []
         for one in found:

@@ -38,10 +38,10 @@ class AgentStats(NamedTuple):
     subscription that had been cancelled meanwhile, and dropped; pending: taken from the inbox into
     private memory, to be sorted by priority or while a publish waited, and not received yet; lost:
     messages that this agent's inbox did not get though it was to, as the numbers of those behind them
-    show. refused: messages that this agent's full inbox did not take and drops ("drop_newest"). depth:
-    bytes that wait in the inbox, of capacity. aborted: unfinished messages of dead publishers that were
-    skipped; discarded: what earlier holders of this inbox left unread; stale: what was meant for them and
-    came later.
+    show. refused: messages that this agent's full inbox did not take and drops: all ("drop_newest"), or
+    those of `$bus.agent.*`. depth: bytes that wait in the inbox, of capacity. aborted: unfinished
+    messages of dead publishers that were skipped; discarded: what earlier holders of this inbox left
+    unread; stale: what was meant for them and came later.
     """
 
     published: int
@@ -121,7 +121,7 @@ class Agent(AsyncPort):
             except BaseException:
                 segment.free(slot)
                 raise
-            segment.live(slot)
+            self.bus._complete(slot)
         except BaseException:
             self._unpin()
             raise
@@ -209,10 +209,8 @@ class Agent(AsyncPort):
         bus, segment = self.bus, self.bus._segment
         if segment.holds(self._slot):
             with bus._changing_tables(reap=False):
-                bus._retire(self._slot)
-                bus._subscriptions.drop_owner(self._slot + 1)
                 self._forget_subscriptions()
-                segment.free(self._slot)
+                bus._leave(self._slot)
                 bus._reap()
                 bus._unlink_if_unused()
             bus._ring_everybody()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from fastcomm._core.ring import Ring
@@ -30,6 +31,7 @@ from fastcomm._limits import (
     plan_of,
     string_table_bytes,
 )
+from fastcomm._presence import announce
 from fastcomm._views import InboxView
 from fastcomm.errors import (
     BusMismatchError,
@@ -52,7 +54,9 @@ __all__ = ["AgentInfo", "Bus", "connect"]
 class AgentInfo(NamedTuple):
     """An agent as others see it.
 
-    `depth` of `capacity` bytes wait in its inbox; `alive` False: killed, not yet reaped.
+    `depth` of `capacity` bytes wait in its inbox; `alive` False: killed, not yet reaped. since: when it
+    joined, in seconds as time.time() gives. subscriptions: its patterns, one for each subscription. `slot`
+    and `generation` together name one agent of this bus for ever, as presence messages do.
     """
 
     name: str
@@ -61,6 +65,9 @@ class AgentInfo(NamedTuple):
     alive: bool
     depth: int
     capacity: int
+    generation: int
+    since: float
+    subscriptions: tuple[str, ...]
 
 
 class Bus:
@@ -276,10 +283,10 @@ class Bus:
 
     # ---------------------------------------------------------------------------------------------- the dead
 
-    def _repair_and_reap(self) -> None:
+    def _repair_and_reap(self, noticed: str = "gate") -> None:
         """Under the gate."""
         self._repair()
-        self._reap()
+        self._reap(noticed)
 
     def _repair(self) -> None:
         """Under the gate: its last holder may have been killed while it changed tables."""
@@ -288,12 +295,13 @@ class Bus:
             self._subscriptions.repair()
             self._segment.mutating = False
 
-    def _reap(self) -> None:
-        """Under the gate, after _repair()."""
+    def _reap(self, noticed: str = "gate") -> None:
+        """Under the gate, after _repair(). noticed: how the deaths were, for who watches."""
         segment = self._segment
         dead = segment.dead_slots()
         if not dead:
             return
+        had_joined, had_left = set(segment.live_slots()), set(segment.leaving_slots())
         segment.mutating = True
         rings = self._used_inboxes()
         for slot in dead:
@@ -304,6 +312,11 @@ class Bus:
             self._subscriptions.drop_owner(slot + 1)
             segment.note_death(slot)
         segment.mutating = False
+        for slot in dead:
+            if slot in had_joined:
+                announce(self, "died", slot, noticed=noticed, noticed_by=os.getpid())
+            elif slot in had_left:
+                announce(self, "left", slot)
         for ring in rings:
             ring._wake_all()
         self._ring_everybody()
@@ -321,7 +334,7 @@ class Bus:
         some_dead = its_dead or (segment.scan_is_due() and segment.dead_slots())
         if some_dead and segment.try_enter_gate():
             try:
-                self._repair_and_reap()
+                self._repair_and_reap("wait" if its_dead else "scan")
             finally:
                 segment.leave_gate()
 
@@ -394,13 +407,27 @@ class Bus:
             raise
         return slot, name
 
+    def _complete(self, slot: int) -> None:
+        """Under the gate: its agent has joined."""
+        self._segment.live(slot)
+        announce(self, "joined", slot)
+
+    def _leave(self, slot: int) -> None:
+        """Under the gate, while tables change: its agent leaves, and the slot is free."""
+        self._segment.leaving(slot)
+        self._retire(slot)
+        self._subscriptions.drop_owner(slot + 1)
+        announce(self, "left", slot)
+        self._segment.free(slot)
+
     def agents(self) -> list[AgentInfo]:
         """Everybody on the bus, in the order of their slots. Disturbs nobody."""
         if self._closed:
             raise ClosedError(f"this handle of the bus {self.name!r} is closed")
-        return [self._info(slot) for slot in self._segment.live_slots()]
+        patterns = self._patterns()
+        return [self._info(slot, patterns.get(slot + 1, ())) for slot in self._segment.live_slots()]
 
-    def _info(self, slot: int) -> AgentInfo:
+    def _info(self, slot: int, patterns: Iterable[str]) -> AgentInfo:
         inbox, segment = self._inbox(slot), self._segment
         return AgentInfo(
             self._agent_table.name(slot),
@@ -409,7 +436,19 @@ class Bus:
             segment.alive(slot),
             inbox.depth,
             inbox.capacity,
+            segment.generation_of(slot),
+            time.time() - (time.monotonic_ns() - segment.joined_ns(slot)) / 1e9,
+            tuple(patterns),
         )
+
+    def _patterns(self) -> dict[int, list[str]]:
+        """Of each owner, in the order of the table; without entries that are being written or were spoilt."""
+        found: dict[int, list[str]] = {}
+        for index in self._subscriptions.entries_in_use():
+            with suppress(CorruptSegmentError):
+                if entry := self._subscriptions.read(index):
+                    found.setdefault(entry[0], []).append(entry[2].decode("utf-8", "replace"))
+        return found
 
     @property
     def strings(self) -> StringTable:

@@ -44,6 +44,7 @@ cdef class Message:
 cdef class LastText:
     cdef str value
     cdef int length
+    cdef bint forgets              # do without it
     cdef char encoded[192]         # FC_MAX_PATTERN, the longer of the two
 
     cdef str decode(self, const char *source, int length)

@@ -42,6 +42,7 @@ from fastcomm._core.subjects cimport c_matches
 
 from collections import deque
 
+from fastcomm._core.tables import RESERVED
 from fastcomm.errors import CorruptSegmentError, DecodeError
 
 
@@ -142,7 +143,7 @@ cdef class LastText:
 
         Decoded is the copy: Python's decoder looks at a byte more than once.
         """
-        if self.value is None or length != self.length or memcmp(self.encoded, source, length) != 0:
+        if self.forgets or self.value is None or length != self.length or memcmp(self.encoded, source, length) != 0:
             self.value = None
             self.length = length
             memcpy(self.encoded, source, length)
@@ -270,6 +271,8 @@ cdef class Receiver:
             return False
         subject = message.subject.encode()
         for pattern in self.own_patterns:
+            if subject.startswith(RESERVED) and not pattern.startswith(RESERVED):
+                continue
             if c_matches(pattern, len(pattern), subject, len(subject)):
                 return True
         self.unwanted += 1

@@ -529,6 +529,9 @@ cdef class RingHandle:
         """Messages that publishers have dropped because this inbox was full, of all agents that had it."""
         return fc_load_relaxed_u64(&self.ring.shared.dropped)
 
+    def _count_dropped(self):
+        fc_fetch_add_relaxed_u64(&self.ring.shared.dropped, 1)
+
     def _wake_all(self):
         """Wake everybody who sleeps on this ring, whatever the flags say."""
         ring_bell_always(&self.ring.shared.not_empty)

@@ -38,6 +38,7 @@ cdef class Routes:
     cdef dict known                # index in the table -> (pattern, as the registry has it; group)
     cdef target_t *targets         # by index in the table
     cdef dict routes               # subject -> Route, good for `generation`
+    cdef bint forgets              # keep none
     cdef uint64_t generation
 
     cdef Route find(self, str subject)

@@ -16,7 +16,10 @@ from fastcomm._core.tables cimport SubscriptionTable
 
 from fastcomm._core.subject_registry import SubjectRegistry
 from fastcomm._core.subjects import check_subject
-from fastcomm.errors import CorruptSegmentError
+from fastcomm._core.tables import RESERVED
+from fastcomm.errors import CorruptSegmentError, InvalidSubjectError
+
+cdef str BUS_OWN = RESERVED.decode()
 
 cdef enum:
     MAX_ROUTES = 4096      # subjects whose targets are kept; then all are forgotten
@@ -104,6 +107,10 @@ cdef class Routes:
         cdef set owners = set()
         cdef dict groups = {}    # name -> the index of the subscription of each member, by owner
         check_subject(subject)
+        if subject.startswith(BUS_OWN):
+            raise InvalidSubjectError(
+                f"agents can't publish to {subject!r}: subjects that begin with '$bus.' are the bus's own"
+            )
         found = self.registry.match(subject)
         route.subject = subject.encode()
         route.targets = <target_t *>malloc(max(1, len(found)) * sizeof(target_t))
@@ -123,6 +130,8 @@ cdef class Routes:
                 route.count += 1
         if groups:
             self.add_groups(route, groups)
+        if self.forgets:
+            return route
         if len(self.routes) >= MAX_ROUTES:
             self.routes = {}
         self.routes[subject] = route

@@ -112,6 +112,10 @@ cdef class Segment(SegmentFile):
     def live(self, int slot):
         slot_set_state(&self.participants[slot], FC_SLOT_LIVE)
 
+    def leaving(self, int slot):
+        """Its holder has begun to leave, under the gate; free() is the last step."""
+        slot_set_state(&self.participants[slot], FC_SLOT_LEAVING)
+
     def free(self, int slot):
         """The last step of leaving and of reaping, under the gate: the slot's number may come to mean
         somebody else.
@@ -162,10 +166,16 @@ cdef class Segment(SegmentFile):
 
     def live_slots(self):
         """Slots of those that have joined completely and not begun to leave, the dead among them included."""
+        return self.slots_in(FC_SLOT_LIVE)
+
+    def leaving_slots(self):
+        """Slots of those that have begun to leave."""
+        return self.slots_in(FC_SLOT_LEAVING)
+
+    cdef list slots_in(self, uint32_t state):
         cdef int slot
         return [
-            slot for slot in range(self.max_participants)
-            if slot_state(&self.participants[slot]) == FC_SLOT_LIVE
+            slot for slot in range(self.max_participants) if slot_state(&self.participants[slot]) == state
         ]
 
     def others_alive(self):
@@ -180,6 +190,10 @@ cdef class Segment(SegmentFile):
         if not 0 <= slot < self.max_participants:
             return 0
         return fc_load_relaxed_u32(&self.participants[slot].generation)
+
+    def joined_ns(self, int slot):
+        """When the holder of the slot joined, CLOCK_MONOTONIC nanoseconds; 0 for a slot out of range."""
+        return self.participants[slot].joined_ns if 0 <= slot < self.max_participants else 0
 
     def describe(self, int slot):
         """Who that is, for the text of an error."""

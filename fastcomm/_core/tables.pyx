@@ -28,7 +28,7 @@ become free, everybody rescans.
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 
 from fastcomm._core.atomics cimport (
     fc_copy_to_shared,
@@ -62,6 +62,7 @@ AGENT_BYTES = <int>sizeof(fc_agent_t)
 MAX_AGENT_NAME = <int>FC_MAX_AGENT_NAME
 MAX_GROUP = <int>FC_MAX_GROUP
 CHANGE_LOG = <int>FC_CHANGE_LOG
+RESERVED = b"$bus."    # subjects that begin so are the bus's own: only patterns that do match them
 
 
 @cython.final
@@ -273,6 +274,17 @@ cdef class SubscriptionTable:
         return [
             index for index in range(self.capacity)
             if fc_load_relaxed_u32(&self.entries[index].owner) != 0
+        ]
+
+    def entries_under(self, bytes prefix not None):
+        """Under the gate: indices of the entries in use with a pattern that begins so."""
+        cdef uint32_t index
+        cdef size_t length = min(len(prefix), <int>FC_MAX_PATTERN)
+        cdef const char *wanted = prefix
+        return [
+            index for index in range(self.capacity)
+            if fc_load_relaxed_u32(&self.entries[index].owner) != 0
+            and memcmp(self.entries[index].pattern, wanted, length) == 0
         ]
 
 
