@@ -32,6 +32,13 @@ class Limits(NamedTuple):
     max_strings: int
 
 
+class BusBytes(NamedTuple):
+    """Bytes of shared memory that a bus reserves: when it is created, and with all its agents joined."""
+
+    created: int
+    joined: int
+
+
 def checked_limits(
     max_agents: int | None, inbox_bytes: int | None, max_subscriptions: int | None, max_strings: int | None
 ) -> Limits:
@@ -69,6 +76,11 @@ def plan_of(limits: Limits) -> tuple[int, list[tuple[int, int]], int, list[int]]
         sections.append((offset, size))
         offset += size
     return limits.max_agents, sections, sections[-1][0], list(limits)
+
+
+def bytes_of(limits: Limits) -> BusBytes:
+    _, _, reserved, _ = plan_of(limits)
+    return BusBytes(reserved, reserved + limits.max_agents * limits.stride)
 
 
 def string_table_bytes(max_strings: int) -> int:

@@ -26,7 +26,9 @@ from fastcomm._limits import (
     LIMITS,
     MAX_RECORD_CELLS,
     STRING_BYTES,
+    BusBytes,
     Limits,
+    bytes_of,
     checked_limits,
     plan_of,
     string_table_bytes,
@@ -40,6 +42,7 @@ from fastcomm.errors import (
     InvalidNameError,
     NameTakenError,
     SegmentError,
+    TableFullError,
 )
 from fastcomm.segments import entered, segment_path
 
@@ -125,6 +128,22 @@ class Bus:
         self._create = create
         self._open()
         return self
+
+    @staticmethod
+    def bytes_needed(
+        *,
+        max_agents: int | None = None,
+        inbox_bytes: int | None = None,
+        max_subscriptions: int | None = None,
+        max_strings: int | None = None,
+    ) -> BusBytes:
+        """What a bus with these limits takes of /dev/shm: (created, joined), bytes at its creation and with
+        all `max_agents` joined.
+
+        It is what open() and join() reserve, to the byte. ValueError for limits that open() does not take.
+        docs/bus.md has what each of them costs, also in private memory.
+        """
+        return bytes_of(checked_limits(max_agents, inbox_bytes, max_subscriptions, max_strings))
 
     # ------------------------------------------------------------------------------------------- the segment
 
@@ -395,7 +414,14 @@ class Bus:
             raise NameTakenError(
                 f"the bus {self.name!r} has an agent {name!r} already, in process {pid}", pid=pid
             )
-        slot = segment.join()
+        try:
+            slot = segment.join()
+        except TableFullError as error:
+            raise TableFullError(
+                f"all {error.capacity} places of the bus {self.name!r} are taken by live agents; close some, "
+                "or open it with a larger max_agents when all have left",
+                capacity=error.capacity,
+            ) from None
         try:
             segment.mutating = True
             table.write(slot, name)
