@@ -28,7 +28,7 @@ from fastcomm.segments import SegmentInfo, list_segments, segment_path
 __all__ = ["Checkup", "Finding", "check_up"]
 
 LOOK_SECONDS = 0.5
-FULL = 7 / 8  # of a ring's capacity: then a record may find no room
+FULL = 3 / 4  # of a ring's capacity: then a record may find no room, as the last eighth is for CRITICAL ones
 NEARLY = 0.9  # of a limit
 
 

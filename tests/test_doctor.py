@@ -189,7 +189,7 @@ class TestRings:
                 fill(sender, "x")
 
             monkeypatch.setattr("fastcomm.doctor.time.sleep", meanwhile)
-            assert bus.agents()[0].depth >= bus.agents()[0].capacity * 7 / 8
+            assert bus.agents()[0].depth >= bus.agents()[0].capacity * 3 / 4
             assert found(name) == ""
 
     def test_record_that_is_claimed_and_not_sent_is_told_with_its_owner(self, name: str) -> None:
