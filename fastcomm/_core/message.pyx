@@ -42,7 +42,7 @@ from fastcomm._core.subjects cimport c_matches
 
 from collections import deque
 
-from fastcomm._core.tables import RESERVED
+from fastcomm._core.tables import RESERVED as _RESERVED
 from fastcomm.errors import CorruptSegmentError, DecodeError
 
 
@@ -271,7 +271,7 @@ cdef class Receiver:
             return False
         subject = message.subject.encode()
         for pattern in self.own_patterns:
-            if subject.startswith(RESERVED) and not pattern.startswith(RESERVED):
+            if subject.startswith(_RESERVED) and not pattern.startswith(_RESERVED):
                 continue
             if c_matches(pattern, len(pattern), subject, len(subject)):
                 return True

@@ -16,10 +16,10 @@ from fastcomm._core.tables cimport SubscriptionTable
 
 from fastcomm._core.subject_registry import SubjectRegistry
 from fastcomm._core.subjects import check_subject
-from fastcomm._core.tables import RESERVED
+from fastcomm._core.tables import RESERVED as _RESERVED
 from fastcomm.errors import CorruptSegmentError, InvalidSubjectError
 
-cdef str BUS_OWN = RESERVED.decode()
+cdef str BUS_OWN = _RESERVED.decode()
 
 cdef enum:
     MAX_ROUTES = 4096      # subjects whose targets are kept; then all are forgotten
