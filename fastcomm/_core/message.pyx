@@ -343,11 +343,13 @@ cdef class Receiver:
         cdef Py_ssize_t before = self.backlog.size
         while self.backlog.size < self.max_pending and self.look_inbox(&record):
             try:
+                # Publishing the position can ring FIFOs, which lets another thread run: it must find this one
+                # in the backlog before it finds the next in the inbox.
                 try:
                     message = self.take(&record)
+                    self.backlog.push(message, message.priority)
                 finally:
                     self.inbox.publish_position()
-                self.backlog.push(message, message.priority)
             except CorruptSegmentError as error:
                 self.backlog.push(error, FC_NORMAL)    # for receive() to raise
         self.tell_backlog()
