@@ -7,7 +7,7 @@ RUN := $(VENV)/bin/python scripts/ci_jobs.py
 SOURCES := setup.py pyproject.toml scripts/ci_jobs.py $(wildcard \
 	fastcomm/_core/*.pyx fastcomm/_core/*.pxd fastcomm/_core/include/*.h)
 
-.PHONY: menu setup demo test lint model model-full asan tsan fuzz chaos bench promises perf-check wheel ci-extra clean
+.PHONY: menu setup demo test lint model model-full asan tsan fuzz chaos flags bench promises perf-check wheel ci-extra clean
 
 menu:
 	@echo 'make setup      a virtual environment in .venv with fastcomm compiled in place (PYTHON=python3.12 to choose)'
@@ -20,11 +20,12 @@ menu:
 	@echo 'make tsan       threads that share a mapping under ThreadSanitizer, and without each memory order (docs/verification.md)'
 	@echo 'make fuzz       bytes chosen by what they cover of the decoders, with libFuzzer and ASan, 2 minutes (FUZZ_SECONDS=3600 for more)'
 	@echo 'make chaos      thousands of processes killed, stopped and replaced, and an oracle, 3 minutes (docs/chaos.md)'
+	@echo 'make flags      the tests of the bus with all optimisations off, and with each off alone (docs/bus.md)'
 	@echo 'make bench      measure, several minutes (BENCH="--quick" or "--only ring" for less; docs/benchmarks.md)'
 	@echo 'make promises   measure what is promised; fails if a promise is not kept (PROMISES="--only agents" for some)'
 	@echo 'make perf-check count the instructions of hot operations (valgrind) and compare with asv_bench/instructions.json'
 	@echo 'make wheel      sdist and wheel in dist/, and the tests on the wheel in a clean environment without a compiler'
-	@echo 'make ci-extra   all that CI runs after `make test`: lint, model, asan, tsan, fuzz, chaos, wheel, the other Pythons, bench briefly, perf-check'
+	@echo 'make ci-extra   all that CI runs after `make test`: lint, model, asan, tsan, fuzz, chaos, flags, wheel, the other Pythons, bench briefly, perf-check'
 	@echo 'make clean      remove all that was built, but not .venv'
 
 setup: $(STAMP)
@@ -39,7 +40,7 @@ $(STAMP): $(SOURCES)
 demo: $(STAMP)
 	@$(VENV)/bin/fastcomm demo
 
-test lint model model-full asan tsan fuzz perf-check chaos wheel ci-extra: $(STAMP)
+test lint model model-full asan tsan fuzz perf-check chaos flags wheel ci-extra: $(STAMP)
 	@$(RUN) $@
 
 bench: $(STAMP)

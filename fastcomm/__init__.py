@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         ShmFullError,
         ShutDown,
         TableFullError,
+        UnknownFlagError,
     )
     from fastcomm.events import EventBus, EventBusStats
     from fastcomm.priorities import Priority
@@ -118,6 +119,7 @@ __all__ = [
     "SubjectRegistry",
     "Subscription",
     "TableFullError",
+    "UnknownFlagError",
     "__version__",
     "collides",
     "connect",

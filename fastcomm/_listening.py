@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from fastcomm._sorter import Queue, Sorter
     from fastcomm.agent import Agent
     from fastcomm.bus import Bus
+    from fastcomm.config import Settings
 
 
 class ListeningPort(Port):
     """The part of an Agent that subscribes and calls handlers."""
 
     bus: Bus
+    _settings: Settings
     name: str
     on_error: Callable[[Exception, Subscription, Message], object] | None
     _slot: int
@@ -174,9 +176,9 @@ class ListeningPort(Port):
                 return count
             self._check_subscribers_deadline(subject, n, count, deadline)
             left = deadline.left()
-            self.bus._subscriptions.wait_change(
-                generation, 1 << 62 if left is None else int(min(left, 1e9) * 1e9)
-            )
+            nanoseconds = 1 << 62 if left is None else int(min(left, 1e9) * 1e9)
+            if not self._inbox._doze_on_fifo(nanoseconds):
+                self.bus._subscriptions.wait_change(generation, nanoseconds)
             self.bus._housekeep()
 
     def _check_subscribers_deadline(self, subject: str, n: int, count: int, deadline: Deadline) -> None:

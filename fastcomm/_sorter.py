@@ -154,6 +154,8 @@ class Sorter:
         common = tuple(one for one in found if one.handler is None and one.queue is None)
         if common:
             plan.append((self.common, common))
+        if not self._agent._settings.cache:
+            return plan
         if len(self._plans) >= MAX_PLANS:
             self._plans = {}
         self._plans[subject, number] = plan

@@ -35,6 +35,7 @@ from typing import NamedTuple
 
 from fastcomm._affinity_profile import AffinityProfile
 from fastcomm._topology import Cache, Topology, format_cpus, online_cpus, parse_cpus, topology
+from fastcomm.config import settings
 from fastcomm.errors import InvalidCpusError
 
 __all__ = [
@@ -299,7 +300,7 @@ _warned = False
 
 def _set(thread: int, cpus: Cpus) -> Cpus:
     try:
-        if not _disabled():
+        if settings().affinity:
             os.sched_setaffinity(thread, cpus)
     except OSError as refused:
         if refused.errno == errno.EINVAL:
@@ -320,10 +321,6 @@ def _get(thread: int) -> Cpus:
         if refused.errno not in FORBIDDEN:
             raise
         return online_cpus()
-
-
-def _disabled() -> bool:
-    return "affinity" in os.environ.get("FASTCOMM_DISABLE", "").split(",")
 
 
 def _warn(refused: OSError) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from _thread import allocate_lock
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from fastcomm import _handles
@@ -13,6 +13,7 @@ from fastcomm._core.codec import Codec
 from fastcomm._core.message import Message
 from fastcomm._core.tables import MAX_AGENT_NAME
 from fastcomm._inbox import Inbox
+from fastcomm.config import settings, with_what_is_there
 from fastcomm.errors import ClosedError
 from fastcomm.subscription import Subscription
 
@@ -41,7 +42,8 @@ class AgentStats(NamedTuple):
     show. refused: messages that this agent's full inbox did not take and drops: all ("drop_newest"), or
     those of `$bus.agent.*`. depth: bytes that wait in the inbox, of capacity. aborted: unfinished
     messages of dead publishers that were skipped; discarded: what earlier holders of this inbox left
-    unread; stale: what was meant for them and came later.
+    unread; stale: what was meant for them and came later. fallbacks: messages for which an optimisation
+    failed and that were sent without it: whose compression failed.
     """
 
     published: int
@@ -60,6 +62,7 @@ class AgentStats(NamedTuple):
     aborted: int
     discarded: int
     stale: int
+    fallbacks: int
 
 
 class Agent(AsyncPort):
@@ -80,8 +83,10 @@ class Agent(AsyncPort):
         spin_us: int | None = None,
         overflow: Literal["block", "error", "drop_newest"] = "block",
         on_error: OnError | None = None,
+        disable: Iterable[str] = (),
     ) -> None:
         """Use Bus.join()."""
+        self._settings = with_what_is_there(settings(disable))
         if spin_us is not None and not 0 <= spin_us <= MAX_SPIN_US:
             raise ValueError(f"spin_us is {spin_us}; it must be 0 to {MAX_SPIN_US}")
         if overflow not in OVERFLOWS:
@@ -89,8 +94,10 @@ class Agent(AsyncPort):
         self.bus = bus
         self.overflow = overflow
         self.on_error = on_error
-        self._spin_us = spin_us
-        self._plan = None if cpus is None else _plan_of(cpus, bus._limits.max_agents)
+        self._spin_us = spin_us if self._settings.spin else 0
+        self._plan = (
+            None if cpus is None or not self._settings.affinity else _plan_of(cpus, bus._limits.max_agents)
+        )
         self._pinned: pinned | None = None
         self._max_pending = MAX_PENDING
         self._owns_bus = False
@@ -106,11 +113,20 @@ class Agent(AsyncPort):
             self.name,
             bus._segment.generation_of(self._slot),
             self._max_pending,
-            Codec(strings=bus._strings) if codec is None else codec,
+            self._codec_of(codec),
             bus._strings,
         )
+        self._do_without(caches=not self._settings.cache, batches=not self._settings.batching)
         bus._agents.add(self)
         _handles.track(self)
+
+    def _codec_of(self, given: Codec | None) -> Codec:
+        codec = Codec(strings=self.bus._strings) if given is None else given
+        interning, compression = self._settings.interning, self._settings.compression
+        if not (interning and compression):
+            codec = codec._without(interning=not interning, compression=not compression)
+        self._codec = codec
+        return codec
 
     def _join(self, name: str | None) -> Inbox:
         segment = self.bus._enter()
@@ -133,6 +149,10 @@ class Agent(AsyncPort):
         inbox = Inbox(self.bus, slot)
         if self._spin_us is not None:
             inbox._limit_spin(self._spin_us * 1000)
+        if not self._settings.futex:
+            inbox._sleep_on(self.bus._segment.arm_fifo(slot))
+        if not self._settings.coalescing:
+            inbox._wake_at_each_release()
         self._epoch = inbox._open_inbox(OVERFLOWS.index(self.overflow))
         self._dropped_before = inbox._dropped
         self._slot = slot
@@ -245,6 +265,7 @@ class Agent(AsyncPort):
             aborted=ring.aborted,
             discarded=ring.discarded,
             stale=ring.misdirected,
+            fallbacks=self._codec.compression_failures,
         )
 
     def __repr__(self) -> str:

@@ -379,6 +379,7 @@ class Bus:
         spin_us: int | None = None,
         overflow: Literal["block", "error", "drop_newest"] = "block",
         on_error: OnError | None = None,
+        disable: Iterable[str] = (),
     ) -> Agent:
         """Become an agent of the bus under that name, 1 to 80 bytes of UTF-8; None: ``pid-N``.
 
@@ -393,13 +394,14 @@ class Bus:
         overflow: what a publish does that finds the agent's inbox full: "block": it waits, as long as its
         time-out says; "error": it raises Full at once, when it has tried all inboxes; "drop_newest": the
         message does not reach this agent, and is counted at both ends. on_error: is called when a handler
-        fails, see Agent.subscribe().
+        fails, see Agent.subscribe(). disable: optimisations that this agent does without, by their flags, as
+        FASTCOMM_DISABLE names them for all (docs/bus.md); UnknownFlagError.
         NameTakenError if a live agent has it (a dead one's is free), TableFullError if `max_agents` are
         there, ShmFullError.
         """
         from fastcomm.agent import Agent
 
-        return Agent(self, name, codec, cpus, spin_us, overflow, on_error)
+        return Agent(self, name, codec, cpus, spin_us, overflow, on_error, disable)
 
     def _claim_slot(self, name: str | None, settle: Callable[[int], None]) -> tuple[int, str]:
         """Under the gate: a slot with a name and an inbox, still JOINING.

@@ -97,6 +97,10 @@ class AffinityProfileError(FastCommError, ValueError):
     """A profile of scripts/tune_affinity.py can't be read, or was measured on another machine."""
 
 
+class UnknownFlagError(FastCommError, ValueError):
+    """An optimisation that is to be turned off has no such name; the text has the names."""
+
+
 class NotRegisteredError(FastCommError, KeyError):
     """What is to be removed is not stored there."""
 

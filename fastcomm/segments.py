@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from fastcomm._core.segment_file import file_name
 
 DEFAULT_DIRECTORY = "/dev/shm"
 _FILE = re.compile(r"fastcomm\.\d+\.[0-9a-f]{16}")
+_DOORBELL = re.compile(rf"({_FILE.pattern})\.\d+\.\d+")
 
 
 def segment_path(name: str, directory: str | os.PathLike[str] | None = None, uid: int | None = None) -> str:
@@ -64,10 +66,29 @@ def list_segments(directory: str | os.PathLike[str] | None = None) -> list[Segme
 
 
 def clean_segments(directory: str | os.PathLike[str] | None = None) -> list[str]:
-    """Remove the segments whose participants are all dead, and their doorbell FIFOs; returns the paths
-    removed.
+    """Remove the segments whose participants are all dead, and their doorbell FIFOs, also those of segments
+    that were unlinked before; returns the paths removed.
 
     Safe beside running programs: it takes each segment's gate, as everybody does who joins. Unread records of
     a ring go with it; RingBuffer.attach() would read them.
     """
-    return [info.path for info in list_segments(directory) if remove_if_dead(info.path)]
+    removed = [info.path for info in list_segments(directory) if remove_if_dead(info.path)]
+    return removed + [path for path in _doorbells_of_none(_folder(directory)) if _remove_unread(path)]
+
+
+def _doorbells_of_none(folder: str) -> list[str]:
+    """FIFOs whose segment was unlinked: of agents that were killed after that."""
+    names = set(os.listdir(folder))
+    found = ((entry, _DOORBELL.fullmatch(entry)) for entry in sorted(names))
+    return [os.path.join(folder, entry) for entry, match in found if match and match[1] not in names]
+
+
+def _remove_unread(path: str) -> bool:
+    """Remove a FIFO that no process has open for reading; its agent has it so while it lives."""
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW))
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            os.unlink(path)
+            return True
+    return False

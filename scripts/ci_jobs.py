@@ -13,7 +13,7 @@ import sys
 import sysconfig
 import tempfile
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,6 +42,11 @@ FUZZ_SECONDS = int(os.environ.get("FUZZ_SECONDS") or 120)
 PYTHONS = ("3.11", "3.12", "3.13")
 THIS_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 *BUILT_FOR, WHEEL_PYTHON = (version for version in PYTHONS if version != THIS_PYTHON)
+# What runs with each optimisation off alone; with all off the whole of tests/bus does.
+FLAG_TESTS = [
+    f"tests/bus/test_bus_{part}.py"
+    for part in ("asyncio", "codec", "full", "groups", "handlers", "messages", "model", "priorities")
+]
 COMPILER = re.compile(r"(.+-)?(cc|gcc|g\+\+|c\+\+|c89|c99|clang|clang\+\+|tcc|icx)(-[\d.]+)?")
 NO_QUESTIONS = {"DEBIAN_FRONTEND": "noninteractive"}
 
@@ -143,8 +148,12 @@ def run_tests(
     python: str = sys.executable,
     env: Mapping[str, str] | None = None,
     tree: Path = ROOT,
+    tests: Sequence[str] = (),
 ) -> None:
-    """Count the tests of `tree` that `marks` selects, run on the modules in `library`; none is a failure."""
+    """Count the tests of `tree` that `marks` selects, run on the modules in `library`; none is a failure.
+
+    `tests`: files and folders; all unless said.
+    """
     with tempfile.TemporaryDirectory(prefix="fastcomm-test-", dir="/dev/shm") as scratch:
         report = Path(scratch) / "report.xml"
         environment = {
@@ -156,12 +165,13 @@ def run_tests(
             "PYTHONSAFEPATH": "1",
             **(env or {}),
         }
-        command = [python, "-m", "pytest", "-q", "-m", marks, f"--junitxml={report}"]
-        passed = Count().step(f"tests on the {variant.name} build", command, env=environment, cwd=tree)
-        tests = count_tests(report)
-    if not passed and not tests.failed:
-        tests.failed = 1  # no test was selected, or pytest itself failed
-    count.add(tests)
+        command = [python, "-m", "pytest", "-q", "-m", marks, f"--junitxml={report}", *tests]
+        what = f" without {off}" if (off := environment.get("FASTCOMM_DISABLE")) else ""
+        passed = Count().step(f"tests on the {variant.name} build{what}", command, env=environment, cwd=tree)
+        counted = count_tests(report)
+    if not passed and not counted.failed:
+        counted.failed = 1  # no test was selected, or pytest itself failed
+    count.add(counted)
 
 
 def test(count: Count) -> None:
@@ -234,6 +244,21 @@ def kill_campaign(count: Count, library: Path, variant: Variant, minutes: int, *
         environment = {"FASTCOMM_DIR": scratch, "PYTHONPATH": str(library), "PYTHONSAFEPATH": "1"}
         command = [sys.executable, "-m", "fastcomm.testing.chaos", "--minutes", minutes, *options]
         count.step(f"kill campaign on the {variant.name} build", command, env=environment)
+
+
+def flags(count: Count) -> None:
+    """The tests of the bus with all optimisations off, and a part of them with each off alone."""
+    names = output_of(sys.executable, "-c", "from fastcomm.config import FLAGS; print(*FLAGS)").split()
+    if not names:
+        raise JobFailed("fastcomm.config names no flags")
+    without(count, names, ["tests/bus"])
+    for name in names:
+        without(count, [name], FLAG_TESTS)
+
+
+def without(count: Count, names: Sequence[str], tests: Sequence[str]) -> None:
+    env = {"FASTCOMM_DISABLE": ",".join(names)}
+    run_tests(count, ROOT, RELEASE, "not debug_build", env=env, tests=tests)
 
 
 # ---- other Pythons
@@ -393,13 +418,14 @@ JOBS: dict[str, Job] = {
     "tsan": tsan,
     "fuzz": fuzz,
     "chaos": chaos,
+    "flags": flags,
     "wheel": wheel,
     **{job_name(version): other_python(version) for version in PYTHONS},
     "bench": bench,
     "perf-check": perf_check,
 }
 CI_EXTRA = (
-    *("lint", "model", "asan", "tsan", "fuzz", "chaos", "wheel"),
+    *("lint", "model", "asan", "tsan", "fuzz", "chaos", "flags", "wheel"),
     *map(job_name, BUILT_FOR),
     *("bench", "perf-check"),
 )

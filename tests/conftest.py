@@ -15,6 +15,7 @@ import hypothesis
 import pytest
 
 import fastcomm
+from fastcomm.config import settings
 from fastcomm.testing import LeakCheck, Watchdog, isolated_name
 
 # Set by scripts/ci_jobs.py: where the tested build lies, which variant it is, how much slower than the
@@ -29,6 +30,7 @@ MARKERS = (
     "large: a thousand agents; only `make test` runs it, other jobs and builds do not",
     "debug_build: needs the fault hooks of the debug build; `make test` runs it there",
     "no_sanitizer(reason): not run under ASan: it tests the sources, measures, or starts compilers",
+    "needs(flag): tests that optimisation itself, which FASTCOMM_DISABLE may have turned off",
     "tsan: threads that share one mapping; `make tsan` runs it under ThreadSanitizer as well",
 )
 WATCHDOG = pytest.StashKey[Watchdog]()
@@ -92,6 +94,10 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for needs in item.iter_markers("needs"):
+            if not getattr(settings(), needs.args[0]):
+                item.add_marker(pytest.mark.skip(reason=f"FASTCOMM_DISABLE names {needs.args[0]}"))
     if "debug" in VARIANT:
         return
     skip = pytest.mark.skip(reason="needs the debug build: `make test` runs it there")

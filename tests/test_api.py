@@ -78,6 +78,7 @@ PUBLIC = {
     "ShmFullError",
     "ShutDown",
     "TableFullError",
+    "UnknownFlagError",
 }
 
 

@@ -19,6 +19,7 @@ cdef class Codec:
     cdef Py_ssize_t threshold, max_size, max_decompressed
     cdef bytes kept                     # what c_encode returned a pointer to
     cdef readonly uint64_t compressed, compression_failures
+    cdef Codec counts_for               # whose failures are counted; None: its own
 
     # The bytes stay valid until the next call on this codec.
     cdef const uint8_t* c_encode(self, object obj, Py_ssize_t* length) except NULL

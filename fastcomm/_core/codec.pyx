@@ -98,6 +98,18 @@ cdef class Codec:
         twin.use_types(self.type_table())
         return twin
 
+    def _without(self, bint interning, bint compression):
+        """A codec like this but for what is true: that is left out."""
+        cdef Codec plain
+        options = dict(self.options)
+        if interning:
+            options["interning"] = False
+        if compression:
+            options["compression"] = None
+        plain = Codec(**options)
+        plain.use_types(self.type_table())
+        return plain
+
     cdef int use_types(self, object types) except -1:
         self.types = types
         self.encoder.use_types(types)
@@ -161,12 +173,14 @@ cdef class Codec:
 
     cdef bytes shrunk(self, const uint8_t* data, Py_ssize_t length):
         """The message compressed, or None if that is not smaller or did not work."""
+        cdef Codec counted
         if length > self.max_decompressed:
             return None
         try:
             body = self.compress((<const char*> data)[:length])
         except Exception:
-            self.compression_failures += 1
+            counted = self if self.counts_for is None else self.counts_for
+            counted.compression_failures += 1
             return None
         message = bytes((MAGIC, VERSION | self.flag)) + varint(length) + body
         if len(message) >= length:

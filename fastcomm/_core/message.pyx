@@ -143,7 +143,8 @@ cdef class LastText:
 
         Decoded is the copy: Python's decoder looks at a byte more than once.
         """
-        if self.forgets or self.value is None or length != self.length or memcmp(self.encoded, source, length) != 0:
+        if (self.forgets or self.value is None or length != self.length
+                or memcmp(self.encoded, source, length) != 0):
             self.value = None
             self.length = length
             memcpy(self.encoded, source, length)

@@ -51,6 +51,7 @@ cdef class Outboxes:
     cdef unsigned char *inboxes
     cdef size_t stride
     cdef uint32_t owner, count
+    cdef bint singly               # one message a claim
     cdef object describe
     cdef ring_t **rings            # by slot; NULL: not looked at yet
     cdef sent_t *sent              # by slot

@@ -115,7 +115,7 @@ cdef class Outboxes:
         taken[0] = 0
         if fc_load_relaxed_u32(&ring.shared.epoch) != target.epoch:
             return GONE
-        count = min(count, <size_t>RUN)
+        count = min(count, <size_t>(1 if self.singly else RUN))
         for i in range(count):
             cells[i] = record_cells(parts[i].total)
         ring.reserve = reserve_for(ring, parts)

@@ -27,6 +27,7 @@ cdef class Port(Receiver):
     cdef spin_t spin
     cdef int64_t next_housekeeping
     cdef Turn turn
+    cdef bint forgets, singly      # no caches; one message a claim
     cdef int last_reached
 
     cdef int raise_turn_taken(self, object timeout, Py_ssize_t count) except -1

@@ -10,14 +10,13 @@ Thread safety: under the GIL, which is given up only while waiting; a publish co
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from fastcomm._core.atomics cimport fc_load_relaxed_u32, fc_load_relaxed_u64
 from fastcomm._core.clock cimport deadline_of
 from fastcomm._core.codec cimport Codec
 from fastcomm._core.delivery cimport Delivery, rest_t
-from fastcomm._core.futex cimport fc_futex_wait, fc_monotonic_ns
+from fastcomm._core.futex cimport fc_monotonic_ns
 from fastcomm._core.hooks cimport fc_arm_hook
 from fastcomm._core.layout cimport (
     FC_CELL,
@@ -27,7 +26,6 @@ from fastcomm._core.layout cimport (
     FC_OVERFLOW_ERROR,
     FC_PRIORITIES,
     FC_SLEEP_FD,
-    FC_SLEEP_FUTEX,
     fc_wait_t,
 )
 from fastcomm._core.message cimport ENVELOPE, Receiver
@@ -90,6 +88,13 @@ cdef class Port(Receiver):
         self.outboxes = Outboxes(self.memory, self.stride, owner, self.describe_owner)
         self.sequence = 0
         self.turn = Turn()
+        self._do_without(self.forgets, self.singly)
+
+    def _do_without(self, bint caches, bint batches):
+        """From now on, and after a fork: keep no routes and texts, and claim for one message at a time."""
+        self.forgets, self.singly = caches, batches
+        self.routes.forgets = self.last_subject.forgets = self.last_sender.forgets = caches
+        self.outboxes.singly = batches
 
     # ----------------------------------------------------------------------------------------------- publish
 
@@ -276,7 +281,12 @@ cdef class Port(Receiver):
 
     cdef Codec idle_codec(self):
         """The agent's, or its like if a thread is in the middle of encoding with it."""
-        return self.codec.twin() if self.codec.encoder.busy else self.codec
+        cdef Codec twin
+        if not self.codec.encoder.busy:
+            return self.codec
+        twin = self.codec.twin()
+        twin.counts_for = self.codec
+        return twin
 
     cdef int describe(self, Route route, object data, bytes head, int priority, Codec codec,
                       parts_t *parts) except -1:
@@ -355,12 +365,10 @@ cdef class Port(Receiver):
             self.next_housekeeping = now + SLICE_NS
             self._housekeep_publishing(owner)
         seen = bell_read(wait)
-        announce_sleep(wait, FC_SLEEP_FUTEX)
+        self.inbox.announce(wait)
         ring.reserve = reserve_for(ring, parts)    # another thread may have claimed for another message
         if not ring_has_room(ring, cells):
-            with nogil:
-                fc_futex_wait(&wait.bell, seen, slice)
-            PyErr_CheckSignals()
+            self.inbox.doze(wait, seen, slice)
             if not self.inbox.usable:
                 self._not_usable()
         return 0
@@ -413,7 +421,8 @@ cdef class Port(Receiver):
             f"no room for {delivery.next_parts().total} bytes {when} in the inbox of "
             f"{self.describe_owner(delivery.owner())}: "
             f"{ring_depth(ring) * FC_CELL} of {ring.cells * FC_CELL} bytes wait there, none was taken for "
-            f"{(now - delivery.watched_since) / 1e9:.3g} s; reached {delivery.reached}, missing {missing}",
+            f"{(now - delivery.watched_since) / 1e9:.3g} s; reached {delivery.reached}, missing {missing}. "
+            "Its agent has to receive, or the bus to be opened with larger inbox_bytes",
             delivered=delivery.reached, missing=missing,
         )
 

@@ -39,6 +39,7 @@ cdef struct ring_t:
     bint limited           # a limit of items stands besides the cells: producers wait for any release
     uint64_t full_at       # head at which that limit was found reached: no room while it is there
     uint32_t reserve       # cells that our claims leave free
+    bint wakes_always      # who waits for room is woken by each release, not when a quarter is free
 
 
 cdef struct claim_t:

@@ -406,7 +406,7 @@ cdef uint32_t ring_release(ring_t *ring, uint64_t position) noexcept nogil:
     fc_store_seqcst_u64(&ring.shared.head, position)
     fc_hook(FC_HOOK_CONSUME_AFTER_HEAD)
     if someone_sleeps(&ring.shared.not_full):
-        if ring.limited:
+        if ring.limited or ring.wakes_always:
             return ring_bell(&ring.shared.not_full)
         used = (tail_position(fc_load_relaxed_u64(&ring.shared.tail)) - position) & FC_POS_MASK
         if used == 0 or ring.cells - used >= ring.cells // 4:

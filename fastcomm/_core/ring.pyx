@@ -9,6 +9,7 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, P
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint32_t, uint64_t
+from posix.unistd cimport close
 
 from fastcomm._core.atomics cimport fc_load_relaxed_u64
 from fastcomm._core.clock cimport deadline_of
@@ -22,6 +23,8 @@ from fastcomm._core.wait cimport (
     SPIN_LIMIT_NS,
     announce_sleep,
     bell_read,
+    fifo_ring,
+    fifo_sleep,
     ring_bell_always,
     spin_budget_ns,
     spin_missed,
@@ -53,10 +56,29 @@ cdef class Ring(RingHandle):
 
     def __cinit__(self):
         self.spin_get.limit_ns = self.spin_put.limit_ns = SPIN_LIMIT_NS
+        self.fifo = -1
+
+    def __dealloc__(self):
+        if self.fifo >= 0:
+            close(self.fifo)
 
     def _limit_spin(self, int64_t ns):
         """Spin no longer than `ns` before sleeping, for records or for room; 0: not at all."""
         self.spin_get.limit_ns = self.spin_put.limit_ns = ns
+
+    def _sleep_on(self, int fifo):
+        """Sleep on this descriptor of our participant's doorbell FIFO, not on futexes; it is closed with us.
+        """
+        self.fifo = fifo
+
+    def _wake_at_each_release(self):
+        """Wake who waits for room when any is given back, not when a quarter is free."""
+        self.ring.wakes_always = True
+
+    def _wake_all(self):
+        RingHandle._wake_all(self)
+        if self.fifo >= 0:
+            fifo_ring(self.fifo)
 
     def _housekeep(self, bint for_room):
         """Called about once in a wait slice while a call waits for room or for a record.
@@ -99,7 +121,7 @@ cdef class Ring(RingHandle):
                 return 1
             self._see_to_the_dead(False)
             seen = bell_read(wait)
-            announce_sleep(wait, FC_SLEEP_FUTEX)
+            self.announce(wait)
             if self.look(record):
                 return 1
             if self.stirs == stirs:
@@ -129,6 +151,12 @@ cdef class Ring(RingHandle):
         """Have threads that wait for records return: what they wait for may be elsewhere."""
         self.stirs += 1
         ring_bell_always(&self.ring.shared.not_empty)
+        if self.fifo >= 0:
+            fifo_ring(self.fifo)
+        return 0
+
+    cdef int announce(self, fc_wait_t *wait) noexcept:
+        announce_sleep(wait, FC_SLEEP_FUTEX if self.fifo < 0 else FC_SLEEP_FD)
         return 0
 
     cdef int sleep(self, fc_wait_t *wait, uint32_t seen, int64_t deadline) except -1:
@@ -137,10 +165,25 @@ cdef class Ring(RingHandle):
         if deadline >= 0:
             slice = min(slice, max(<int64_t>0, deadline - fc_monotonic_ns()))
         self.sleeps += 1
+        return self.doze(wait, seen, slice)
+
+    cdef int doze(self, fc_wait_t *wait, uint32_t seen, int64_t slice) except -1:
+        """Sleep at most so long, then signals."""
+        cdef int fifo = self.fifo
         with nogil:
-            fc_futex_wait(&wait.bell, seen, slice)
+            if fifo < 0:
+                fc_futex_wait(&wait.bell, seen, slice)
+            else:
+                fifo_sleep(fifo, slice)
         PyErr_CheckSignals()
         return 0
+
+    def _doze_on_fifo(self, int64_t slice):
+        """Sleep until our FIFO is rung, at most so long; False at once if we sleep on futexes."""
+        if self.fifo < 0:
+            return False
+        self.doze(NULL, 0, min(slice, <int64_t>SLICE_NS))
+        return True
 
     def _see_to_the_dead(self, bint for_room):
         """Housekeeping before a call sleeps, once in a slice: not after, when it would delay what woke the
@@ -255,7 +298,7 @@ cdef class Ring(RingHandle):
             spin_missed(&self.spin_put)
         self._see_to_the_dead(True)
         seen = bell_read(wait)
-        announce_sleep(wait, FC_SLEEP_FUTEX)
+        self.announce(wait)
         if not ring_has_room(&self.ring, cells):
             self.sleep(wait, seen, deadline[0])
         return 0

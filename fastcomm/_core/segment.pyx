@@ -238,11 +238,15 @@ cdef class Segment(SegmentFile):
         # First the flag: a reaper that finds it set removes the file, whether we got as far as making it or
         # not.
         fc_store_relaxed_u32(&self.participants[slot].fd_armed, 1)
-        try:
-            os.mkfifo(path, os.fstat(self.lock_fd).st_mode & 0o777)
-        except FileExistsError:
-            pass
-        return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        while True:
+            try:
+                os.mkfifo(path, os.fstat(self.lock_fd).st_mode & 0o777)
+            except FileExistsError:
+                pass
+            try:
+                return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            except FileNotFoundError:
+                pass    # of an unlinked segment: it was cleaned away, as nobody had it open
 
     def armed_fifos(self):
         """Paths of the FIFOs of everybody who may sleep on one."""

@@ -77,6 +77,9 @@ cdef inline void ring_bell_always(fc_wait_t *w) noexcept nogil:
     fc_futex_wake_all(&w.bell)
 
 
+cdef void fifo_sleep(int fd, int64_t timeout_ns) noexcept nogil
+cdef void fifo_ring(int fd) noexcept nogil
+
 cdef int64_t spin_budget_ns(spin_t *spin) noexcept nogil
 cdef void spin_rewarded(spin_t *spin, int64_t after_ns) noexcept nogil
 cdef void spin_missed(spin_t *spin) noexcept nogil

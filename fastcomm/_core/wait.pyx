@@ -42,14 +42,33 @@ twice the running mean of the spins that were rewarded. Each spin without reward
 (up to once in 64 waits); a reward sets that back. So a stream that is slower than the limit, or one whose
 sender can't run because the spinner has its core, ends up asleep between messages, and a fast one spinning.
 
+Without futex (where the kernel or a sandbox has none, or a flag says so) a thread sleeps as asyncio does: its
+flag is FD, it polls its participant's FIFO, and reads it empty when it wakes. Threads that share a FIFO are
+all woken by a byte, but one that looks after another has read it sleeps on, to the end of its slice at most.
+
 Left out: fairness among waiters, priorities, robust wake-ups without the slice (FUTEX_WAIT_REQUEUE_PI and the
 like solve other problems).
 """
 
 cimport cython
-from libc.stdint cimport int64_t
+from libc.errno cimport EAGAIN
+from libc.stdint cimport int64_t, uint32_t
+from posix.unistd cimport read, write
+
+from fastcomm._core.futex cimport fc_futex_wait
 
 import os
+
+cdef extern from "<poll.h>" nogil:
+    struct timespec:
+        long tv_sec
+        long tv_nsec
+    struct pollfd:
+        int fd
+        short events
+        short revents
+    short POLLIN
+    int ppoll(pollfd *fds, unsigned long count, const timespec *timeout, const void *mask)
 
 
 cdef enum:
@@ -80,6 +99,34 @@ cdef void spin_missed(spin_t *spin) noexcept nogil:
     spin.misses += 1
     spin.skip = 1 << spin.misses if spin.misses < 6 else MAX_SKIP
     spin.hit_ns = 0
+
+
+cdef void fifo_sleep(int fd, int64_t timeout_ns) noexcept nogil:
+    """Sleep until the FIFO has a byte, or a signal comes, at most so long; then read it empty."""
+    cdef pollfd wanted
+    cdef timespec timeout
+    cdef char[256] rest
+    wanted.fd = fd
+    wanted.events = POLLIN
+    wanted.revents = 0
+    timeout.tv_sec = timeout_ns // 1_000_000_000
+    timeout.tv_nsec = timeout_ns % 1_000_000_000
+    if ppoll(&wanted, 1, &timeout, NULL) == 1:
+        while read(fd, rest, sizeof(rest)) == <ssize_t>sizeof(rest):
+            pass
+
+
+cdef void fifo_ring(int fd) noexcept nogil:
+    """A full FIFO has been rung already."""
+    cdef char byte = 0
+    if write(fd, &byte, 1) < 0:
+        return
+
+
+def futex_works():
+    """Whether the kernel, and a sandbox around us, has futexes to sleep on."""
+    cdef uint32_t word = 1
+    return fc_futex_wait(&word, 0, 0) == EAGAIN    # it has another value than that
 
 
 @cython.final

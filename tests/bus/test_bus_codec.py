@@ -59,6 +59,7 @@ def test_registered_types_arrive_where_they_are_registered(bus):
     assert caught.value.path == "$.tasks[0]"
 
 
+@pytest.mark.needs("compression")
 def test_a_compressed_message_is_read_by_an_agent_without_the_option(bus):
     pytest.importorskip("lz4")
     codec = Codec(compression="lz4", threshold=100)
@@ -67,6 +68,7 @@ def test_a_compressed_message_is_read_by_an_agent_without_the_option(bus):
     assert codec.compressed == 1
 
 
+@pytest.mark.needs("interning")
 def test_a_shared_string_table_shortens_messages(bus):
     table = StringTable()
     codecs = {"sender": Codec(strings=table), "receiver": Codec(strings=table)}

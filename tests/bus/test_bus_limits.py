@@ -76,6 +76,7 @@ class TestWhatIsExhausted:
             assert agent.publish("z", b"") == 0
             assert len(agent.subscriptions) == 2
 
+    @pytest.mark.needs("interning")
     def test_strings_are_no_error(self, name: str) -> None:
         with Bus.open(name, max_strings=1) as bus, bus.join("a") as agent:
             agent.subscribe("x")

@@ -11,6 +11,8 @@ from fastcomm import Agent, Bus, Codec, DecodeError
 from fastcomm._core.segment import SECTION_STRINGS
 from fastcomm.errors import BusMismatchError, CorruptSegmentError
 
+pytestmark = pytest.mark.needs("interning")
+
 RECORD = {"a key of ours": 1, "rows of it": [{"inner key": 1}]}
 COUNT, ENDS = 64, 128
 

@@ -107,6 +107,7 @@ class TestInOneProcess:
             found = agent.receive(60).data
         assert (found["orders"], found["best"]) == (data["orders"], QUOTE)
 
+    @pytest.mark.needs("compression")
     def test_a_codec_with_options_carries_them_too(self, bus: Bus) -> None:
         pytest.importorskip("lz4")
         codec = Codec(compression="lz4", threshold=100)
