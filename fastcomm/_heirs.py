@@ -1,10 +1,10 @@
 """Heirs: what a member of groups left unread goes to the other members.
 
 The guarantee: a message that was committed for a group and not taken from the inbox when its member dies or
-leaves is put into the inbox of another member. Who does it holds the gate; if it is killed on the way, the
-next one goes on, and the message that was in hand may come twice. So may one whose publisher was between
-commit and its look at the epoch at that moment: it passes it on as well. With no other member, or if the
-inboxes of all others are full, it is discarded, and counted.
+leaves is put into the inbox of another member, also from behind a claim in progress. Who does that holds
+the gate; if it is killed on the way, the next one goes on, and the message that was in hand may come twice.
+So may one whose publisher was between commit and its look at the epoch at that moment: it passes it on as
+well. With no other member, or if the inboxes of all others are full, it is discarded, and counted.
 """
 
 from __future__ import annotations

@@ -138,6 +138,7 @@ cdef uint32_t ring_wake_consumer(ring_t *ring) noexcept nogil
 
 cdef int ring_peek(ring_t *ring, uint64_t *position, record_t *record) noexcept nogil
 cdef bint ring_abort_dead(ring_t *ring, uint64_t position, const record_t *record) noexcept nogil
+cdef void ring_pass_over(ring_t *ring, uint64_t position, const record_t *record) noexcept nogil
 cdef uint32_t ring_release(ring_t *ring, uint64_t position) noexcept nogil
 
 cdef void ring_close(ring_t *ring) noexcept nogil

@@ -390,12 +390,20 @@ cdef inline int describe(ring_t *ring, uint64_t position, uint64_t header, recor
 cdef bint ring_abort_dead(ring_t *ring, uint64_t position, const record_t *record) noexcept nogil:
     """The owner of the BUSY record was probed AFTER record.header was read, and is dead: give its claim up.
     """
-    return abort_word(header_at(ring, position), record.header)
+    return replace_state(header_at(ring, position), record.header, FC_ABORTED)
 
 
-cdef inline bint abort_word(uint64_t *at, uint64_t header) noexcept nogil:
+cdef void ring_pass_over(ring_t *ring, uint64_t position, const record_t *record) noexcept nogil:
+    """The committed record was put into another ring: nobody reads it here.
+
+    For who retires a closed ring, under the gate: nobody consumes. Padding, as it is no unfinished claim.
+    """
+    replace_state(header_at(ring, position), record.header, FC_PAD)
+
+
+cdef inline bint replace_state(uint64_t *at, uint64_t header, uint32_t state) noexcept nogil:
     # SYNC tail-before-header (release)
-    return fc_cas_release_u64(at, &header, (header & ~<uint64_t>0xF) | FC_ABORTED)
+    return fc_cas_release_u64(at, &header, (header & ~<uint64_t>0xF) | state)
 
 
 cdef uint32_t ring_release(ring_t *ring, uint64_t position) noexcept nogil:
@@ -450,7 +458,7 @@ cdef void ring_resolve_dead(ring_t *ring, uint32_t owner) noexcept nogil:
     for i in range(ring.cells):
         header = fc_load_relaxed_u64(ring.headers + i)
         if header_state(header) == FC_WRITING and header_owner(header) == owner:
-            abort_word(ring.headers + i, header)
+            replace_state(ring.headers + i, header, FC_ABORTED)
 
 
 cdef uint64_t ring_depth(ring_t *ring) noexcept nogil:

@@ -491,10 +491,12 @@ cdef class RingHandle:
 
         `inherit(epoch, payload)`, for each record that was left unread: whether somebody else has got it. Its
         cells are given back at once then, so that who goes on if we are killed does not pass on more than one
-        again. Returns True if nothing is left, False if a live publisher is in the middle of a record.
+        again; behind the claim of a live publisher, where none can be given back, its header says so. Returns
+        True if nothing is left, False if a live publisher is in the middle of a record.
         """
         cdef record_t record
-        cdef uint64_t position
+        cdef uint64_t position, claimed = 0
+        cdef bint behind = False    # a claim in progress, which is at `claimed`
         cdef int status
         # SYNC epoch-moved (A): then the drain; a publisher commits, then loads the epoch.
         fc_store_seqcst_u32(&self.ring.shared.epoch, fc_load_relaxed_u32(&self.ring.shared.epoch) + 1)
@@ -503,19 +505,26 @@ cdef class RingHandle:
         while True:
             status = ring_peek(&self.ring, &position, &record)
             if status == RING_OK:
-                position = (position + record.cells) & FC_POS_MASK
                 if inherit is not None and inherit(
                     record.epoch, PyBytes_FromStringAndSize(<const char *>record.payload, record.nbytes)
                 ):
-                    ring_release(&self.ring, position)
-                else:
+                    if behind:
+                        ring_pass_over(&self.ring, position, &record)
+                    else:
+                        ring_release(&self.ring, (position + record.cells) & FC_POS_MASK)
+                elif not behind:    # else it is dropped, and counted, by the next agent of this inbox
                     fc_fetch_add_relaxed_u64(&self.ring.shared.discarded, 1)
+                position = (position + record.cells) & FC_POS_MASK
             elif status == RING_BUSY and not self._owner_alive(record.owner):
                 ring_abort_dead(&self.ring, position, &record)
+            elif status == RING_BUSY and inherit is not None:
+                if not behind:
+                    behind, claimed = True, position
+                position = (position + record.cells) & FC_POS_MASK
             else:
                 break
-        ring_release(&self.ring, position)
-        return status == RING_EMPTY
+        ring_release(&self.ring, claimed if behind else position)
+        return status == RING_EMPTY and not behind
 
     def _put_into_inbox(self, uint32_t epoch, bytes data not None):
         """Under the gate: put a record into this inbox if it has that epoch; whether there was room."""

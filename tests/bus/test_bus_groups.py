@@ -12,6 +12,7 @@ import pytest
 from peers import Peer, joined
 
 from fastcomm import Agent, Bus, Message, Priority
+from fastcomm._core.ring import Ring
 from fastcomm.errors import Full, InvalidNameError
 
 PLAIN = 28  # small messages that an inbox of 32 cells takes before its last eighth
@@ -244,6 +245,26 @@ class TestHeirs:
             theirs = [agent.receive(60).data for _ in range(9)]
             assert agent.try_receive() is None
             assert sorted([*mine, *theirs, taken]) == list(range(20))
+
+    def test_get_what_lies_behind_an_unfinished_message(self, bus: Bus) -> None:
+        """A publisher that is stopped between claim and commit holds up the inbox, not who retires it."""
+        with bus.join("sender") as sender, bus.join("stopped") as stopped:
+            (first,) = workers(bus, 1)
+            slot = first._slot
+            sender.publish("jobs.x", 0)
+            with Ring(bus._inbox_memory(slot), owner=stopped._slot + 1).claim(100):
+                for i in range(1, 4):
+                    assert sender.publish("jobs.x", i) == 1
+                with bus.join("second") as second:
+                    second.subscribe("jobs.x", group="workers")
+                    first.close()
+                    assert datas(second) == [0, 1, 2, 3]
+            with bus.join("next in that slot") as following:
+                assert following._slot == slot
+                following.subscribe("jobs.x", group="workers")
+                assert sender.publish("jobs.x", 4) == 1
+                assert following.receive(60).data == 4
+                assert following.stats()[-3:] == (0, 0, 1)  # aborted, discarded, stale: the unfinished one
 
     def test_sleep_until_it_comes(self, bus: Bus, thread: ThreadPoolExecutor) -> None:
         with bus.join("sender") as sender, bus.join("b") as agent:
