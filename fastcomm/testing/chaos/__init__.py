@@ -23,7 +23,11 @@ What must hold, and is checked in every round:
 8. A subscriber that joins again under its name gets nothing that was meant for its predecessor.
 9. Counters agree: claims given up, items discarded, tasks unfinished, participants; the strings that a bus
    has learned are whole, each once.
-10. Nothing is left in the directory of segments: no file, FIFO or item.
+10. On a bus whose agents subscribe and unsubscribe as they like: what was published while a subscription was
+   there comes by it, what was published before or after does not; of a group one member gets each message,
+   or it was discarded and counted, or in the hands of a killed member; it comes to two only as the groups'
+   guarantee says (fastcomm/_heirs.py); publish() has reached as many as there were.
+11. Nothing is left in the directory of segments: no file, FIFO or item.
 
 The same seed gives the same plan: shapes, lives, faults, sizes, order of calls. Which step a call is at when
 it is hit, and which of two calls is first, is up to the scheduler of the system: a violation need not come

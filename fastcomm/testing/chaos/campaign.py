@@ -12,13 +12,19 @@ from contextlib import contextmanager
 
 from fastcomm.testing.chaos import hooks
 from fastcomm.testing.chaos.bus_round import BusRound
+from fastcomm.testing.chaos.delivery_round import DeliveryRound
 from fastcomm.testing.chaos.history import Violation
 from fastcomm.testing.chaos.rounds import QueueRound, RingRound, Round
 from fastcomm.testing.chaos.troop import Tally, signals_awaited
 from fastcomm.testing.leaks import LeakCheck, LeakError
 from fastcomm.testing.names import isolated_name
 
-KINDS: dict[str, type[Round]] = {"ring": RingRound, "queue": QueueRound, "bus": BusRound}
+KINDS: dict[str, type[Round]] = {
+    "ring": RingRound,
+    "queue": QueueRound,
+    "bus": BusRound,
+    "delivery": DeliveryRound,
+}
 
 
 ROUND_SECONDS = 300.0  # more than a troop's patience, several times over
@@ -43,7 +49,8 @@ def limited(seconds: float) -> Iterator[None]:
 
 
 class Campaign:
-    """Rounds of `what` (ring, queue, bus, or all in turn), the first with `seed`, the next with one more.
+    """Rounds of `what` (ring, queue, bus, delivery, or all in turn), the first with `seed`, the next with one
+    more.
 
     `run_round` raises Violation; its text names the arguments that repeat the round as the first one. Its
     segments lie in a directory of their own below FASTCOMM_DIR or /dev/shm, from `prepared` on. One campaign

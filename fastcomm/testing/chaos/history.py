@@ -11,7 +11,7 @@ import struct
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 PATTERN = bytes(range(256)) * 4097
 HEAD = struct.Struct("<II")
@@ -83,10 +83,12 @@ class Checker:
 
 
 class Ledger:
-    """Words of 32 bits that parent and children share. Unmapped when the last reference goes."""
+    """Words that parent and children share, of 32 bits ("I") or 64 ("Q"). Unmapped when the last reference
+    goes.
+    """
 
-    def __init__(self, words: int) -> None:
-        self._words = memoryview(mmap.mmap(-1, words * 4)).cast("I")
+    def __init__(self, words: int, code: Literal["I", "Q"] = "I") -> None:
+        self._words = memoryview(mmap.mmap(-1, words * struct.calcsize(code))).cast(code)
 
 
 class AuthorLedger(Ledger):

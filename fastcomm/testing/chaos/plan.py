@@ -39,6 +39,11 @@ STEPS: dict[str, Steps] = {
         PRODUCER: (*SENDS, *TABLES, *STRINGS, *WAKES, *SLEEPS, *JOINS),
         CONSUMER: (*TAKES, *TABLES, *WAKES, *SLEEPS, *JOINS),
     },
+    "delivery": {
+        FOUNDER: CREATES,
+        PRODUCER: (*SENDS, "BATCH_BETWEEN_HEADERS", *TABLES, *WAKES, *SLEEPS, *JOINS),
+        CONSUMER: (*TAKES, *TABLES, *WAKES, *SLEEPS, *JOINS),
+    },
 }
 """The hooks that each kind of participant passes."""
 

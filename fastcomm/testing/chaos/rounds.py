@@ -75,7 +75,7 @@ class Round:
         self.authors = {life.number: AuthorLedger() for life in lives if life.role == PRODUCER}
         self.readers = {life.number: ReaderLedger() for life in lives if life.role == CONSUMER}
         self.by_number = {life.number: life for life in lives}
-        self.killed: set[int] = set()
+        self.killed: dict[int, int] = {}
         self.handle: Any = None
 
     # What each kind does.

@@ -51,6 +51,11 @@ class Signals:
         self._index = 0 if role == PRODUCER else 1
 
     @property
+    def quiet(self) -> bool:
+        """Nobody sends any more."""
+        return bool(self._ended[0])
+
+    @property
     def over(self) -> bool:
         """The round is over for this role."""
         return bool(self._ended[self._index])
@@ -81,7 +86,9 @@ class Troop:
 
     def __init__(self, places: list[list[Life]], work: Work, tally: Tally, ended: memoryview) -> None:
         self.places = [Place(lives) for lives in places]
-        self.killed: set[int] = set()  # numbers of the lives that were ended by SIGKILL
+        self.killed: dict[
+            int, int
+        ] = {}  # the lives that were ended by SIGKILL, and when: CLOCK_MONOTONIC, ns
         self._work = work
         self._tally = tally
         self._ended = ended
@@ -116,6 +123,10 @@ class Troop:
                 self._look_at(place)
             if time.monotonic() >= deadline:
                 raise Violation(f"held up: expected {expected} within {PATIENCE} s")
+
+    def quieten(self) -> None:
+        """Ask all to send no more; producers leave."""
+        self._ended[0] = 1
 
     def finish(self) -> None:
         """Ask all to leave, producers first; Violation if one doesn't."""
@@ -218,11 +229,11 @@ class Troop:
         self._end(place)
 
     def _end(self, place: Place) -> None:
+        if place.life is not None:
+            self.killed[place.life.number] = time.monotonic_ns()
         os.kill(place.pid, signal.SIGKILL)
         os.waitpid(place.pid, 0)
         place.pid = 0
-        if place.life is not None:
-            self.killed.add(place.life.number)
 
     # ------------------------------------------------------------------------------------------- the children
 
