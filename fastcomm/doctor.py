@@ -59,7 +59,7 @@ def check_up(
     directory: str | os.PathLike[str] | None = None,
     seconds: float = LOOK_SECONDS,
 ) -> list[Checkup]:
-    """Look at the segment `name`, or at all that are this user's, twice, `seconds` apart.
+    """Look at the segments `name`, of any user's, or at all that are this user's, twice, `seconds` apart.
 
     Waits for nobody else and changes nothing, whoever is stopped or dead. An empty list if there is none.
     directory: where they lie, None for FASTCOMM_DIR, else /dev/shm.
@@ -68,7 +68,7 @@ def check_up(
     patients = [
         _Patient(info)
         for info in list_segments(directory)
-        if (info.path == only if only else _is_ours(info.path))
+        if (info.path == only or info.name == name if only else _is_ours(info.path))
     ]
     try:
         before = [patient.look(again=False) for patient in patients]

@@ -69,6 +69,21 @@ def test_ls_of_an_empty_directory_says_so(tmp_path: Path) -> None:
     assert run("ls", directory=tmp_path) == "no segments\n"
 
 
+def test_clean_removes_doorbells_of_segments_that_were_unlinked_unless_they_are_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("FASTCOMM_DIR", str(tmp_path))
+    with fastcomm.Bus.open(name) as bus, bus.join("a") as agent:
+        agent.fileno()
+        bus.unlink()
+        (doorbell,) = tmp_path.iterdir()
+        left = doorbell.with_name(f"{doorbell.name}7")
+        os.mkfifo(left)
+        assert run("clean", directory=tmp_path) == f"removed {left}\n"
+        assert list(tmp_path.iterdir()) == [doorbell]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_clean_removes_the_dead_and_leaves_the_living(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -332,3 +332,17 @@ class TestStoppedAtAStep:
             victim.result()
             assert found(name) == ""
             victim.end()
+
+
+def test_a_bus_of_another_user_is_found_by_its_name(name: str) -> None:
+    with Bus.open(name) as bus, bus.join("a"):
+        theirs = Path(bus.path.replace(f".{os.getuid()}.", ".12345."))
+        theirs.write_bytes(Path(bus.path).read_bytes())  # without the locks of who lives
+        try:
+            mine, other = sorted(
+                check_up(name, seconds=0.01), key=lambda checkup: checkup.path == str(theirs)
+            )
+        finally:
+            theirs.unlink()
+        assert (mine.path, mine.findings) == (bus.path, ())
+        assert "nobody uses it" in other.findings[0].what

@@ -62,10 +62,10 @@ def test_another_layout_version_is_an_error_with_both_numbers(name: str, at_rest
     patch(at_rest, 8, (99).to_bytes(4, "little"))
     for call in (RingBuffer.attach, RingBuffer.create):
         with pytest.raises(
-            AbiMismatchError, match="has layout version 99, this build of fastcomm reads version 2"
+            AbiMismatchError, match="has layout version 99, this build of fastcomm reads version 3"
         ) as e:
             call(name)
-        assert (e.value.found, e.value.expected) == (99, 2)
+        assert (e.value.found, e.value.expected) == (99, 3)
 
 
 @pytest.mark.parametrize("size", [640, PAGE, RING, RING + 767])
