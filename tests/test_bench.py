@@ -115,6 +115,36 @@ class TestInterleaving:
 
         assert len(interleave({"a": counting([])}, 3, gate_of(100, 200))) == 6
 
+    def test_one_that_gives_up_has_no_more_turns_and_the_others_go_on(self) -> None:
+        from benchlib.method import GaveUpError, interleave
+
+        taken: list[int] = []
+
+        def lose() -> dict[str, float]:
+            taken.append(1)
+            if len(taken) == 2:
+                raise GaveUpError("9 of 10 arrived")
+            return {"": 1.0}
+
+        gave_up: dict[str, str] = {}
+        blocks = interleave({"a": lose, "b": counting([])}, 3, gate_of(100), gave_up)
+        assert [block.contender for block in blocks] == ["a", "b", "b", "b"]
+        assert gave_up == {"a": "9 of 10 arrived"}
+
+    def test_one_that_gives_up_is_reported_as_skipped(self) -> None:
+        from benchlib.contest import Contender, Contest, Setting, run_contest
+        from benchlib.method import GaveUpError
+        from benchlib.processes import Placement
+
+        def lose() -> dict[str, float]:
+            raise GaveUpError("9 of 10 arrived")
+
+        both = [Contender("ours", "sleeps", lambda: {"": 1.0}, "ours"), Contender("theirs", "sleeps", lose)]
+        contest = Contest("made up", "nothing", "us", 64, lambda setting, stack: both)
+        result = run_contest(contest, Setting(Placement(), quick=True), gate_of(100))
+        assert [line.contender.name for line in result.lines] == ["ours"]
+        assert [(skip.name, skip.reason) for skip in result.skipped] == [("theirs", "9 of 10 arrived")]
+
 
 class TestWorker:
     def test_call_returns_what_the_function_returns_in_the_other_process(self) -> None:
@@ -383,6 +413,17 @@ class TestInstructions:
 
         for baseline in load()["baselines"]:
             assert list(baseline["counts"]) == list(OPERATIONS)
+
+    def test_publishing_costs_about_the_same_beside_many_subscriptions_that_do_not_match(self) -> None:
+        from count_instructions import load
+
+        for counts in (baseline["counts"] for baseline in load()["baselines"]):
+            for kind in ("", "a new subject, "):
+                few, many = (
+                    counts[f"bus publish + receive, {kind}{others} others"]["instructions"]
+                    for others in ("10", "100,000")
+                )
+                assert many <= 1.5 * few
 
 
 def run_bench(*arguments: object) -> "subprocess.CompletedProcess[str]":

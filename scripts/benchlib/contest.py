@@ -145,7 +145,9 @@ class Result:
 
 
 def run_contest(contest: Contest, setting: Setting, gate: Gate) -> Result:
-    """The lines of one benchmark, contender by contender. What its contenders raise ends it."""
+    """The lines of one benchmark, contender by contender. What its contenders raise ends it, but for
+    GaveUpError, which ends that contender.
+    """
     if contest.needs_two_cpus and len(ALL_CPUS) < 2:
         return Result([], [Skipped(contest.name, "both sides spin, which needs 2 CPUs")])
     if not contest.pin:
@@ -157,9 +159,12 @@ def run_contest(contest: Contest, setting: Setting, gate: Gate) -> Result:
         found = contest.prepare(setting, stack)
         contenders = [one for one in found if isinstance(one, Contender)]
         measures = {one.name: one.measure for one in contenders}
-        blocks = interleave(measures, contest.count_rounds(setting), gate)
-    lines = lines_of(contest, contenders, blocks, setting, gate)
-    return Result(lines, [one for one in found if isinstance(one, Skipped)])
+        gave_up: dict[str, str] = {}
+        blocks = interleave(measures, contest.count_rounds(setting), gate, gave_up)
+    stayed = [one for one in contenders if one.name not in gave_up]
+    lines = lines_of(contest, stayed, blocks, setting, gate)
+    skipped = [one for one in found if isinstance(one, Skipped)]
+    return Result(lines, [*skipped, *(Skipped(name, reason) for name, reason in gave_up.items())])
 
 
 def lines_of(

@@ -6,9 +6,11 @@ them run in one thread and never wait, so that two runs execute the same instruc
 """
 
 import gc
+import itertools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 FEW, MANY = 128, 640  # repetitions; the difference of their costs is that of MANY - FEW operations
 WARM_UP = 512  # specialises bytecode, fills caches and free lists
@@ -173,6 +175,38 @@ def bus_publish_receive(data: object, subscribers: int = 1) -> Repeat:
     return repeat
 
 
+def publish_beside(subscriptions: int, subjects: Callable[[int], str]) -> Repeat:
+    """One message to the one that matches, beside `subscriptions` that don't; `subjects` of 0, 1, 2 ..."""
+    from fastcomm import Bus
+
+    bus = Bus.open("instructions", max_subscriptions=subscriptions + 2)
+    receiver, publisher, other = (bus.join(name) for name in ("receiver", "publisher", "other"))
+    receiver.subscribe("orders.>")
+    write_subscriptions(bus, [other], subscriptions)
+    publish, receive, names = publisher.publish, receiver.receive, map(subjects, itertools.count())
+
+    def repeat(n: int) -> None:
+        for subject in itertools.islice(names, n):
+            publish(subject, b"")
+            receive()
+        if other.closed:  # collected, had nothing referred to it
+            raise RuntimeError("the subscriptions are gone")
+
+    return repeat
+
+
+def write_subscriptions(bus: Any, holders: Sequence[Any], count: int) -> None:
+    """Patterns that no ``orders.N`` matches, written as subscribe() does: it looks for a free entry from the
+    first one on, and a hundred thousand would take minutes.
+    """
+    patterns = itertools.cycle(("other.{}.>", "other.{}.*.end", "orders.{}.*.end", "*.{}.end"))
+    entries = zip(range(1, count + 1), itertools.cycle(holders), patterns, strict=False)
+    with bus._changing_tables():
+        for number, holder, pattern in entries:
+            encoded = pattern.format(number).encode()
+            bus._subscriptions.write_entry(number, holder._slot + 1, holder._epoch, encoded)
+
+
 # ---- one argument, one result
 
 
@@ -226,6 +260,12 @@ OPERATIONS: dict[str, Callable[[], Repeat]] = {
     "bus publish + receive, 256 B": lambda: bus_publish_receive(bytes(256)),
     "bus publish + 8 receive, 256 B": lambda: bus_publish_receive(bytes(256), 8),
     "bus publish + receive, a small dict": lambda: bus_publish_receive(SMALL),
+    "bus publish + receive, 10 others": lambda: publish_beside(10, lambda _: "orders.new"),
+    "bus publish + receive, 100,000 others": lambda: publish_beside(100_000, lambda _: "orders.new"),
+    "bus publish + receive, a new subject, 10 others": lambda: publish_beside(10, "orders.{}".format),
+    "bus publish + receive, a new subject, 100,000 others": lambda: publish_beside(
+        100_000, "orders.{}".format
+    ),
     "encode a small dict": encode_small,
     "encode_into a small dict": encode_into_small,
     "decode a small dict": decode_small,

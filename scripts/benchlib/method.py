@@ -109,16 +109,36 @@ def summarise(blocks: Sequence[Block], statistic: str, gate: Gate) -> Summary:
     return Summary(median, low, high, len(kept), len(blocks) - len(kept), noisy=not kept)
 
 
-def interleave(contenders: Mapping[str, Callable[[], Figures]], rounds: int, gate: Gate) -> list[Block]:
-    """A B A B ...: `rounds` blocks of each; up to twice as many while one has fewer that the gate admits."""
+class GaveUpError(RuntimeError):
+    """A contender can't go on, for the reason that the text gives; the others are measured without it."""
+
+
+def interleave(
+    contenders: Mapping[str, Callable[[], Figures]],
+    rounds: int,
+    gate: Gate,
+    gave_up: dict[str, str] | None = None,
+) -> list[Block]:
+    """A B A B ...: `rounds` blocks of each; up to twice as many while one has fewer that the gate admits.
+
+    gave_up: gets the names of those that raised GaveUpError, with the reason; None: it is raised.
+    """
     blocks: list[Block] = []
+    left = dict(contenders)
     for done in range(2 * rounds):
-        if done >= rounds and all(count_kept(blocks, name, gate) >= rounds for name in contenders):
+        if done >= rounds and all(count_kept(blocks, name, gate) >= rounds for name in left):
             break
-        for name, measure in contenders.items():
+        for name, measure in list(left.items()):
             before = gate.time_loop()
-            figures = measure()
-            blocks.append(Block(name, figures, before, gate.time_loop()))
+            try:
+                figures = measure()
+            except GaveUpError as reason:
+                if gave_up is None:
+                    raise
+                gave_up[name] = str(reason)
+                del left[name]
+            else:
+                blocks.append(Block(name, figures, before, gate.time_loop()))
     return blocks
 
 

@@ -34,9 +34,10 @@ from benchlib.channels import (
     consume_stamped,
 )
 from benchlib.contest import Contender, Contenders, Contest, Role, Setting, Skipped
-from benchlib.method import Figures, calibrate
-from benchlib.processes import context
-from fastcomm import Agent, Bus
+from benchlib.hot_operations import write_subscriptions
+from benchlib.method import Figures, GaveUpError, calibrate
+from benchlib.processes import Worker, WorkerError, context
+from fastcomm import Bus
 from fastcomm.testing import isolated_name
 
 CLOUDTOID = "cloudtoid_interprocess"
@@ -360,13 +361,18 @@ def agents_at_rate(
     name: str, make: Make, setting: Setting, stack: contextlib.ExitStack
 ) -> Contender | Skipped:
     join, place = CROWDS[name]
-    workers = load.crowd(join, place(setting, stack), setting, stack)
     try:
-        return load.warmed_up(name, "sleeps", load.at_rate, workers, setting)
-    except load.LostError as lost:
-        return Skipped(
-            name, str(lost)
-        )  # it did not keep up with the rate; the others are measured without it
+        workers = load.crowd(join, place(setting, stack), setting, stack)
+        return load.warmed_up(name, "sleeps", partial(keeping_up, workers, load.block_seconds(setting)))
+    except (GaveUpError, WorkerError) as reason:
+        return Skipped(name, str(reason))
+
+
+def keeping_up(workers: list[Worker], seconds: float) -> Figures:
+    try:
+        return load.at_rate(workers, seconds)
+    except (load.LostError, WorkerError) as reason:
+        raise GaveUpError(str(reason)) from reason
 
 
 # ---- what subscriptions that do not match cost a publisher
@@ -374,7 +380,7 @@ def agents_at_rate(
 
 FEW, MANY = 10, 100_000
 HOLDERS = 100  # agents that the subscriptions belong to
-SUBJECTS = 1024  # published to in turn, beside the one: more than a publisher may remember
+SUBJECTS = 8192  # published to in turn, beside the one: twice as many as a publisher remembers
 
 
 def beside_subscriptions(setting: Setting, stack: contextlib.ExitStack) -> Contenders:
@@ -385,11 +391,11 @@ def beside_subscriptions(setting: Setting, stack: contextlib.ExitStack) -> Conte
 def publish_beside(count: int, role: Role, setting: Setting, stack: contextlib.ExitStack) -> Contender:
     """An agent publishes what another of the same process receives, while others listen to other subjects."""
     bus = stack.enter_context(Bus.open(isolated_name(), max_subscriptions=count + 2))
-    holders = [bus.join() for _ in range(HOLDERS)]
+    holders = [stack.enter_context(bus.join()) for _ in range(HOLDERS)]  # one that is collected leaves
     receiver, publisher = bus.join(), bus.join()
-    receiver.subscribe("bench.>")
+    receiver.subscribe("orders.>")
     write_subscriptions(bus, holders, count)
-    subjects = {"one subject": ["bench.data"], "many subjects": [f"bench.{n}" for n in range(SUBJECTS)]}
+    subjects = {"one subject": ["orders.new"], "many subjects": [f"orders.{n}" for n in range(SUBJECTS)]}
 
     def block(turns: int) -> Figures:
         return {what: publish_in_turn(names, turns) for what, names in subjects.items()}
@@ -406,15 +412,6 @@ def publish_beside(count: int, role: Role, setting: Setting, stack: contextlib.E
     block(SUBJECTS)  # its publisher reads the table, which takes longer than a block does
     turns = calibrate(block, SUBJECTS, setting.block_seconds)
     return Contender(f"fastcomm bus, {count:,} subscriptions", "", lambda: block(turns), role)
-
-
-def write_subscriptions(bus: Bus, holders: list[Agent], count: int) -> None:
-    """As subscribe() writes them, but not one by one: it looks for a free entry from the first one on."""
-    table = bus._subscriptions
-    with bus._changing_tables():
-        for number, holder in zip(range(1, count + 1), itertools.cycle(holders), strict=False):
-            pattern = f"other.{number}.>" if number % 2 else f"other.{number}.*.end"
-            table.write_entry(number, holder._slot + 1, holder._epoch, pattern.encode())
 
 
 def contests() -> list[Contest]:
