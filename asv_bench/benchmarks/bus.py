@@ -1,13 +1,15 @@
 """Bus and Agent, mirroring fastcomm/bus.py and agent.py: all agents in one process, so that nothing waits.
-What passes between processes is in between_processes.py.
+Subscriptions with functions are in subscriptions.py, what passes between processes in between_processes.py.
 
 By hand: ``b = Publish(); b.setup(8)`` in IPython, then ``%timeit b.time_publish_receive(8)``.
 """
 
 import asyncio
+import contextlib
+import itertools
 import os
 
-from fastcomm import Bus
+from fastcomm import Bus, Full, Priority
 from fastcomm.testing import isolated_name
 
 COUNT = 100
@@ -54,22 +56,156 @@ class Publish(OnABus):
                 agent.receive_many()
 
 
-class PublishToNobody(OnABus):
-    """COUNT messages that none of `subscriptions` matches."""
+class PublishMany(OnABus):
+    """COUNT messages of 64 bytes by one call to each of `subscribers` agents."""
 
-    params = (0, 100, 2000)
+    params = (1, 8, 64)
+    param_names = ("subscribers",)
+
+    def setup(self, subscribers):
+        super().setup()
+        self.agents = [self.bus.join(f"a{number}") for number in range(subscribers)]
+        for agent in self.agents:
+            agent.subscribe("orders.*")
+        self.items = [bytes(64)] * COUNT
+
+    def time_publish_many_receive_many(self, subscribers):
+        self.publisher.publish_many("orders.new", self.items)
+        for agent in self.agents:
+            agent.receive_many()
+
+    def time_publish_many_dicts_receive_many(self, subscribers):
+        self.publisher.publish_many("orders.new", [PAYLOADS["dict"]] * 20)
+        for agent in self.agents:
+            agent.receive_many()
+
+
+class PublishBeside(OnABus):
+    """COUNT messages beside `subscriptions` that don't match: to nobody, and to subjects not met before."""
+
+    params = (0, 10, 2000, 100_000)
     param_names = ("subscriptions",)
 
     def setup(self, subscriptions):
-        super().setup()
-        listener = self.bus.join("listener")
-        for number in range(subscriptions):
-            listener.subscribe(f"other.{number}.>")
+        self.bus = Bus.open(isolated_name(), max_subscriptions=subscriptions + 2)
+        self.publisher, self.listener = self.bus.join("publisher"), self.bus.join("listener")
+        with self.bus._changing_tables():  # subscribe() looks for a free entry from the first one on
+            for number in range(1, subscriptions + 1):
+                self.bus._subscriptions.write_entry(
+                    number, self.listener._slot + 1, self.listener._epoch, b"other.%d.>" % number
+                )
+        self.publisher.publish("orders.new", b"")  # which reads them all
+        self.numbers = itertools.count()
 
     def time_publish(self, subscriptions):
         publish = self.publisher.publish
         for _ in range(COUNT):
             publish("orders.new", b"")
+
+    def time_publish_to_new_subjects(self, subscriptions):
+        publish = self.publisher.publish
+        for number in itertools.islice(self.numbers, COUNT):
+            publish(f"orders.{number}", b"")
+
+
+class Priorities(OnABus):
+    """COUNT messages of 64 bytes to one agent, received one by one when all are there."""
+
+    def setup(self):
+        super().setup()
+        self.agent = self.bus.join("agent")
+        self.agent.subscribe("orders.new")
+
+    def exchange(self, *priorities):
+        publish, receive, payload = self.publisher.publish, self.agent.try_receive, bytes(64)
+        for priority in itertools.islice(itertools.cycle(priorities), COUNT):
+            publish("orders.new", payload, priority=priority)
+        for _ in range(COUNT):
+            receive()
+
+    def time_all_normal(self):
+        self.exchange(Priority.NORMAL)
+
+    def time_all_high(self):
+        self.exchange(Priority.HIGH)
+
+    def time_mixed(self):
+        self.exchange(Priority.LOW, Priority.NORMAL, Priority.HIGH, Priority.CRITICAL)
+
+
+class Headers(OnABus):
+    """COUNT messages of 64 bytes with two headers."""
+
+    def setup(self):
+        super().setup()
+        self.agent = self.bus.join("agent")
+        self.agent.subscribe("orders.new")
+        self.headers = {"trace": "4bf92f35", "hop": 2}
+
+    def time_publish_receive(self):
+        publish, receive, payload = self.publisher.publish, self.agent.try_receive, bytes(64)
+        for _ in range(COUNT):
+            publish("orders.new", payload, headers=self.headers)
+            receive()
+
+    def time_publish_receive_read_headers(self):
+        publish, receive, payload = self.publisher.publish, self.agent.try_receive, bytes(64)
+        for _ in range(COUNT):
+            publish("orders.new", payload, headers=self.headers)
+            assert receive().headers["hop"]
+
+
+class Groups(OnABus):
+    """COUNT messages of 64 bytes to a group of `members`, which take them afterwards."""
+
+    params = (1, 8, 64)
+    param_names = ("members",)
+
+    def setup(self, members):
+        super().setup()
+        self.agents = [self.bus.join(f"a{number}") for number in range(members)]
+        for agent in self.agents:
+            agent.subscribe("jobs.*", group="workers")
+
+    def time_publish_receive_many(self, members):
+        publish, payload = self.publisher.publish, bytes(64)
+        for _ in range(COUNT):
+            publish("jobs.weld", payload)
+        self.take()
+
+    def time_publish_many_receive_many(self, members):
+        self.publisher.publish_many("jobs.weld", [bytes(64)] * COUNT)
+        self.take()
+
+    def take(self):
+        for agent in self.agents:
+            while agent.try_receive() is not None:
+                pass
+
+
+class FullInbox(OnABus):
+    """COUNT messages that a full inbox has no room for, by what its agent asked for."""
+
+    params = ("error", "drop_newest")
+    param_names = ("overflow",)
+
+    def setup(self, overflow):
+        super().setup()
+        self.agent = self.bus.join("agent", overflow=overflow)
+        self.agent.subscribe("orders.new")
+        self.fill()
+
+    def fill(self):
+        publish, payload = self.publisher.publish, bytes(1024)
+        with contextlib.suppress(Full):
+            while publish("orders.new", payload):
+                pass
+
+    def time_publish(self, overflow):
+        publish, payload = self.publisher.publish, bytes(1024)
+        for _ in range(COUNT):
+            with contextlib.suppress(Full):
+                publish("orders.new", payload)
 
 
 class Payload(OnABus):
