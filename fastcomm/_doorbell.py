@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ class Doorbell:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiters: set[asyncio.Future[None]] = set()
         self._slice: asyncio.TimerHandle | None = None
+        self._look: Callable[[], None] | None = None
+        self._lookers = 0
 
     def fileno(self) -> int:
         return self._fd
@@ -59,7 +61,7 @@ class Doorbell:
         if loop is self._loop:
             return
         if self._loop is not None and not self._loop.is_closed():
-            if self._waiters:
+            if self._waiters or self._lookers:
                 raise RuntimeError(
                     "coroutines of another running event loop wait on this handle; open a handle per loop"
                 )
@@ -79,6 +81,8 @@ class Doorbell:
         self._let_look()
 
     def _let_look(self) -> None:
+        if self._look is not None:
+            self._look()
         for future in self._waiters:
             if not future.done():
                 future.set_result(None)
@@ -92,10 +96,9 @@ class Doorbell:
         assert self._loop is not None
         future: asyncio.Future[None] = self._loop.create_future()
         self._waiters.add(future)
-        if self._slice is None:
-            self._slice = self._loop.call_later(SLICE_SECONDS, self._slice_over)
+        self._start_slice()
         ends_sooner = seconds is not None and seconds < SLICE_SECONDS
-        own_end = self._loop.call_later(seconds or 0.0, _finish, future) if ends_sooner else None
+        own_end = self._loop.call_later(seconds or 0.0, finish, future) if ends_sooner else None
         try:
             await future
         finally:
@@ -103,8 +106,44 @@ class Doorbell:
                 own_end.cancel()
             self._waiters.discard(future)
 
+    @contextmanager
+    def looking(self, look: Callable[[], None]) -> Iterator[asyncio.Future[None]]:
+        """While the block runs `look` is called whenever the bell rings or a slice is over; all blocks at a
+        time bring the same one. The block gets a future for `look` to finish.
+
+        For many that wait for different things: one looks for all, and wakes whom it concerns.
+        """
+        assert self._loop is not None
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._look = look
+        self._lookers += 1
+        self._start_slice()
+        try:
+            yield future
+        finally:
+            self._lookers -= 1
+            if not self._lookers:
+                self._look = None  # it may keep its owner alive
+
+    async def wait_for(self, future: asyncio.Future[None], seconds: float | None) -> None:
+        """Return when the future is finished, or after `seconds`."""
+        assert self._loop is not None
+        end = None if seconds is None else self._loop.call_later(seconds, finish, future)
+        try:
+            await future
+        finally:
+            if end is not None:
+                end.cancel()
+
+    def _start_slice(self) -> None:
+        assert self._loop is not None
+        if self._slice is None:
+            self._slice = self._loop.call_later(SLICE_SECONDS, self._slice_over)
+
     def _slice_over(self) -> None:
         self._slice = None
+        if self._lookers:
+            self._start_slice()
         self._let_look()
 
     def wake(self) -> None:
@@ -142,6 +181,6 @@ class Doorbell:
         self.abandon()  # the loop ended before it came to what close() had left to it
 
 
-def _finish(future: asyncio.Future[None]) -> None:
+def finish(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)

@@ -4,7 +4,9 @@ The guarantee: a message that was committed for a group and not taken from the i
 leaves is put into the inbox of another member, also from behind a claim in progress. Who does that holds
 the gate; if it is killed on the way, the next one goes on, and the message that was in hand may come twice.
 So may one whose publisher was between commit and its look at the epoch at that moment: it passes it on as
-well. With no other member, or if the inboxes of all others are full, it is discarded, and counted.
+well. With no other member, or if the inboxes of all others are full, it is discarded, and counted. Who
+asked is told where its request went, if there is room in its inbox; else it takes it for lost with the member
+that had it first.
 """
 
 from __future__ import annotations
@@ -17,12 +19,16 @@ from fastcomm._core.ring import Ring
 from fastcomm._core.subjects import matches
 from fastcomm._views import InboxView
 from fastcomm.errors import ClosedError, CorruptSegmentError, FencedError
+from fastcomm.priorities import Priority
 
 if TYPE_CHECKING:
     from fastcomm.bus import Bus
 
 ENVELOPE = struct.Struct("<qqIHBBHBBI")  # fc_envelope_t
 INBOX_SEQUENCE_AT, SUBSCRIPTION_AT = 16, 28
+CALL = struct.Struct("<qIIII")  # fc_call_t
+TARGET = struct.Struct("<III")  # target_t
+CALL_MASK, CALL_MOVED = 0xF0, 0x40
 MAX_TRIES = 8  # for a claim under the number of the dead, which a receiver may give up as a dead one's
 
 
@@ -72,11 +78,12 @@ class Heirs:
     def __call__(self, epoch: int, payload: bytes) -> bool:
         if len(payload) < ENVELOPE.size:
             return False
-        *_, sender_length, subject_length, _, _, _, number = ENVELOPE.unpack_from(payload)
+        *_, sender_length, subject_length, _, kind, _, number = ENVELOPE.unpack_from(payload)
         mine = self._mine.get(number)
         if mine is None or mine.epoch != epoch:  # of no group, or for an agent that had the inbox before
             return False
-        at = ENVELOPE.size + sender_length
+        is_call = bool(kind & CALL_MASK)
+        at = ENVELOPE.size + is_call * CALL.size + sender_length
         subject = payload[at : at + subject_length].decode("utf-8", "replace")
         members = [
             one
@@ -84,7 +91,19 @@ class Heirs:
             if one.group == mine.group and matches(one.pattern.decode("utf-8", "replace"), subject)
         ]
         members.sort(key=lambda one: self._inboxes[one.owner].depth)
-        return any(self._send(one, payload) for one in members)
+        heir = next((one for one in members if self._send(one, payload)), None)
+        if heir is not None and is_call:
+            self._tell_who_asked(payload, heir)
+        return heir is not None
+
+    def _tell_who_asked(self, request: bytes, heir: Member) -> None:
+        """Word that the request is now with another agent."""
+        _, owner, epoch, number, _ = CALL.unpack_from(request, ENVELOPE.size)
+        if not 1 <= owner <= self._bus._limits.max_agents:
+            return
+        note = ENVELOPE.pack(0, 0, 0, 0, 0, 0, 0, CALL_MOVED, Priority.NORMAL, 0)
+        note += CALL.pack(0, 0, 0, number, 0) + TARGET.pack(heir.owner, heir.epoch, heir.number)
+        put_into_inbox(self._bus, self._owner, Member(owner, epoch, b"", 0, b""), note)
 
     def _send(self, member: Member, payload: bytes) -> bool:
         """It has no number there: it comes out of the order of its publisher's."""

@@ -6,8 +6,8 @@ from _thread import LockType
 from collections.abc import Callable, Hashable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
+from fastcomm._core.calls import Caller
 from fastcomm._core.message import Message
-from fastcomm._core.port import Port
 from fastcomm._core.subjects import check_pattern
 from fastcomm._core.tables import MAX_GROUP
 from fastcomm._doorbell import Deadline
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fastcomm.config import Settings
 
 
-class ListeningPort(Port):
+class ListeningPort(Caller):
     """The part of an Agent that subscribes and calls handlers."""
 
     bus: Bus
@@ -47,8 +47,15 @@ class ListeningPort(Port):
         if not self._inbox._usable():
             self._not_usable()
 
+    # What is added above.
+
     def close(self) -> None:
-        """Agent says how."""
+        raise NotImplementedError
+
+    def _answer_failure(self, message: Message, error: Exception, timeout: float | None = None) -> None:
+        raise NotImplementedError
+
+    async def _answer_failure_async(self, message: Message, error: Exception) -> None:
         raise NotImplementedError
 
     # --------------------------------------------------------------------------------------------- subscribe
@@ -85,7 +92,8 @@ class ListeningPort(Port):
 
         An Exception of the handler or of one of these harms nobody else: it counts in the subscription's
         `errors`, and the agent's `on_error(error, subscription, message)` is called; without one it is logged
-        (logger "fastcomm.agent"). InvalidSubjectError, TableFullError.
+        (logger "fastcomm.agent"). Of a request it is also the answer, unless there was one already.
+        InvalidSubjectError, TableFullError.
         """
         check_pattern(pattern)
         encoded_group = _encoded_group(group)

@@ -216,7 +216,10 @@ class Sorter:
         self, subscriptions: tuple[Subscription, ...], message: Message
     ) -> tuple[Subscription, Message] | None:
         """The first of them that wants it, and the message as that one gets it."""
-        cancelled = 0
+        cancelled, failure = 0, None
+        if message.time_left == 0:  # a request that nobody waits for any more
+            self._agent._count_expired()
+            return None
         for one in subscriptions:
             if one.cancelled:
                 cancelled += 1
@@ -229,9 +232,12 @@ class Sorter:
                     message = message._with_data(one.transform(message))
             except Exception as error:
                 self._failed(error, one, message)
+                failure = error
                 continue
             one.received += 1
             return one, message
+        if failure is not None:
+            self._agent._answer_failure(message, failure, timeout=0)  # coroutines come here as well
         self._agent._count_unwanted(int(cancelled == len(subscriptions)))
         return None
 
@@ -250,6 +256,7 @@ class Sorter:
                 )
         except Exception as error:
             self._failed(error, subscription, message)
+            self._agent._answer_failure(message, error)
         finally:
             self._handling(-1)
 
@@ -263,6 +270,7 @@ class Sorter:
                 await result
         except Exception as error:
             self._failed(error, subscription, message)
+            await self._agent._answer_failure_async(message, error)
         finally:
             self._handling(-1)
 

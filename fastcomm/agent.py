@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from fastcomm import _handles
-from fastcomm._async_port import AsyncPort
 from fastcomm._core.codec import Codec
 from fastcomm._core.message import Message
 from fastcomm._core.tables import MAX_AGENT_NAME
 from fastcomm._inbox import Inbox
+from fastcomm.calls import CallingPort
 from fastcomm.config import settings, with_what_is_there
 from fastcomm.errors import ClosedError
 from fastcomm.subscription import Subscription
@@ -39,11 +39,14 @@ class AgentStats(NamedTuple):
     subscription that had been cancelled meanwhile, and dropped; pending: taken from the inbox into
     private memory, to be sorted by priority or while a publish waited, and not received yet; lost:
     messages that this agent's inbox did not get though it was to, as the numbers of those behind them
-    show. refused: messages that this agent's full inbox did not take and drops: all ("drop_newest"), or
-    those of `$bus.agent.*`. depth: bytes that wait in the inbox, of capacity. aborted: unfinished
-    messages of dead publishers that were skipped; discarded: what earlier holders of this inbox left
-    unread; stale: what was meant for them and came later. fallbacks: messages for which an optimisation
-    failed and that were sent without it: whose compression failed.
+    show. requests: sent; responses: sent to those who asked; late_responses: that came when nobody waited
+    for them any more, as the time was over or another had answered; unsent_responses: not sent, as who
+    asked had gone or its time was over; expired_requests: not handed out for that reason. refused:
+    messages that this agent's full inbox did not take and drops: all ("drop_newest"), or those of
+    `$bus.agent.*`. depth: bytes that wait in the inbox, of capacity. aborted: unfinished messages of dead
+    publishers that were skipped; discarded: what earlier holders of this inbox left unread; stale: what
+    was meant for them and came later. fallbacks: messages for which an optimisation failed and that were
+    sent without it: whose compression failed.
     """
 
     published: int
@@ -56,6 +59,11 @@ class AgentStats(NamedTuple):
     unwanted: int
     pending: int
     lost: int
+    requests: int
+    responses: int
+    late_responses: int
+    unsent_responses: int
+    expired_requests: int
     refused: int
     depth: int
     capacity: int
@@ -65,7 +73,7 @@ class AgentStats(NamedTuple):
     fallbacks: int
 
 
-class Agent(AsyncPort):
+class Agent(CallingPort):
     """A member of a bus; Bus.join() and connect() make it.
 
     Thread safety: threads may share an agent. Process safety: an agent is of one process; in the child of a

@@ -496,7 +496,7 @@ class Bus:
     @property
     def max_message(self) -> int:
         """Bytes of the largest record of a message: its data, the headers, the subject, the sender's name and
-        32 more.
+        32 more, 56 for a request or a response.
         """
         return min(self._limits.cells // 2, MAX_RECORD_CELLS) * 64 - 8
 

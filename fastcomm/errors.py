@@ -38,7 +38,7 @@ class MessageTooLargeError(FastCommError, ValueError):
 
 
 class PeerDiedError(FastCommError):
-    """A peer was killed and nobody is left who could end the wait.
+    """Nobody is left who could end the wait: peers were killed; or have left, who had a request.
 
     `pid` is the last one that died, 0 if unknown; `delivered`: how many records of a put_many() were sent.
     """
@@ -175,4 +175,39 @@ class DecodeError(FastCommError, ValueError):
 
 
 class RequestTimeoutError(FastCommError, TimeoutError):
-    """What was waited for did not happen in time."""
+    """What was waited for did not happen in time. Of a request: `reached` agents had it, `alive` of them are
+    still there, and `seconds` were waited.
+    """
+
+    def __init__(self, message: str = "", *, reached: int = 0, alive: int = 0, seconds: float = 0.0) -> None:
+        super().__init__(message)
+        self.reached = reached
+        self.alive = alive
+        self.seconds = seconds
+
+
+class NoRespondersError(FastCommError):
+    """Nobody got the request: it was not carried out, and may be sent again."""
+
+
+class ResponderError(FastCommError):
+    """Who was asked answered with an error: the exception that its handler raised, or what it passed to
+    respond_error().
+
+    `sender`: the agent that answered; `kind`: the exception's class, as ``module.Name`` (a builtin without
+    its module), empty if it was a text; `text`: its text; `traceback`: as text, of the other process, empty
+    if there is none.
+    """
+
+    def __init__(
+        self, message: str = "", *, sender: str = "", kind: str = "", text: str = "", traceback: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.sender = sender
+        self.kind = kind
+        self.text = text
+        self.traceback = traceback
+
+
+class RespondError(FastCommError, RuntimeError):
+    """A message can't be answered: it is no request, or it has been answered."""

@@ -11,7 +11,7 @@ from libc.stdlib cimport calloc, free
 
 from fastcomm._core.outboxes cimport DELIVERED, DROPPED, NO_ROOM, RUNG, Outboxes, parts_t
 from fastcomm._core.ring cimport Ring
-from fastcomm._core.routes cimport Route, group_t
+from fastcomm._core.routes cimport Route, group_t, target_t
 
 
 @cython.final
@@ -61,6 +61,11 @@ cdef class Delivery:
         self.left = full
         return full == 0
 
+    cdef int note(self, const target_t *target) except -1:
+        if self.targets is not None:
+            self.targets.append((target.owner, target.epoch))
+        return 0
+
     cdef int try_place(self, Outboxes outboxes, rest_t *rest, list rung) except -1:
         """What is left for a target or a group; the outcome. `rung` gets whose doorbell is to be rung."""
         cdef Route route = self.route
@@ -74,13 +79,17 @@ cdef class Delivery:
             )
             rest.done += done
             self.reached += taken
+            if taken:
+                self.note(&route.targets[rest.place])
             if outcome & RUNG:
                 rung.append(route.targets[rest.place].owner)
             return outcome
         group = &route.groups[rest.place - route.count]
         while rest.done < self.count and outcome == DELIVERED:
             outcome = outboxes.deliver_to_group(route, group, self.parts + rest.done, rung)
-            self.reached += outcome == DELIVERED
+            if outcome == DELIVERED:
+                self.reached += 1
+                self.note(&route.members[group.first + group.reached])
             if outcome == DROPPED:
                 outcome = DELIVERED    # that is the end of this one
             rest.done += outcome == DELIVERED

@@ -191,6 +191,14 @@ cdef extern from "fc_layout.h" nogil:
     enum:
         FC_DATA_BYTES
         FC_DATA_ENCODED
+        FC_DATA_MASK
+
+    enum:
+        FC_CALL_REQUEST
+        FC_CALL_REPLY
+        FC_CALL_ERROR
+        FC_CALL_MOVED
+        FC_CALL_MASK
 
         FC_CRITICAL
         FC_HIGH
@@ -206,6 +214,13 @@ cdef extern from "fc_layout.h" nogil:
         uint8_t sender_length
         uint8_t subject_length
         uint16_t headers_length
-        uint8_t data_kind
+        uint8_t kind
         uint8_t priority
         uint32_t subscription
+
+    ctypedef struct fc_call_t:
+        int64_t deadline_ns
+        uint32_t owner
+        uint32_t epoch
+        uint32_t number
+        uint32_t unused

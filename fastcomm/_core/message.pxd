@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
 from fastcomm._core.codec cimport Codec
-from fastcomm._core.layout cimport fc_envelope_t
+from fastcomm._core.layout cimport fc_call_t, fc_envelope_t
 from fastcomm._core.protocol cimport record_t
 from fastcomm._core.ring cimport Ring
 from fastcomm._core.strings cimport StringTable
@@ -21,7 +21,7 @@ cdef inline void copy_envelope(fc_envelope_t *to, const fc_envelope_t *source) n
     to.sender_length = source.sender_length
     to.subject_length = source.subject_length
     to.headers_length = source.headers_length
-    to.data_kind = source.data_kind
+    to.kind = source.kind
     to.priority = source.priority
     to.subscription = source.subscription
 
@@ -39,6 +39,18 @@ cdef class Message:
     cdef Codec codec
     cdef StringTable strings       # of the bus
     cdef bint encoded              # and not decoded yet
+    cdef int call_kind             # FC_CALL_*; 0: of no call
+    cdef object call               # a request's or reply's fc_call_t as bytes, then of a request a Request
+
+    cdef Request request(self)
+
+
+# What a request that was handed out says of who waits for its answer.
+cdef class Request:
+    cdef object agent              # that it was handed out by, while `inbox` was its own
+    cdef Ring inbox
+    cdef fc_call_t call
+    cdef bint answered
 
 
 cdef class LastText:
@@ -89,6 +101,8 @@ cdef class Receiver:
     cdef int expect_publishers(self, uint32_t count) except -1
     cdef int take_inbox(self, Ring inbox) except -1
     cdef Message take(self, record_t *record)
+    cdef bint admit(self, Message message) except -1
+    cdef int end_call(self, Message reply) except -1
     cdef bint wanted(self, Message message) except -1
     cdef bint look_inbox(self, record_t *record) except -1
     cdef Message look(self)

@@ -25,6 +25,37 @@ class Message:
     def sequence(self) -> int: ...
     @property
     def sent_ns(self) -> int: ...
+    @property
+    def is_request(self) -> bool: ...
+    @property
+    def time_left(self) -> float | None: ...
+    def respond(
+        self,
+        data: Any,
+        *,
+        priority: int | None = None,
+        headers: dict[str, Any] | None = None,
+        timeout: float | None = None,
+    ) -> bool: ...
+    async def respond_async(
+        self,
+        data: Any,
+        *,
+        priority: int | None = None,
+        headers: dict[str, Any] | None = None,
+        timeout: float | None = None,
+    ) -> bool: ...
+    def respond_error(self, error: BaseException | str, *, timeout: float | None = None) -> bool: ...
+    async def respond_error_async(
+        self, error: BaseException | str, *, timeout: float | None = None
+    ) -> bool: ...
+    @property
+    def _is_error(self) -> bool: ...
+    @property
+    def _unanswered(self) -> bool: ...
+
+@final
+class Request: ...
 
 @final
 class Backlog:

@@ -25,14 +25,21 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
 from fastcomm._core.atomics cimport fc_store_relaxed_u32
+from fastcomm._core.futex cimport fc_monotonic_ns
 from fastcomm._core.layout cimport (
     FC_CRITICAL_SHARE,
+    FC_CALL_ERROR,
+    FC_CALL_MASK,
+    FC_CALL_MOVED,
+    FC_CALL_REQUEST,
     FC_DATA_ENCODED,
+    FC_DATA_MASK,
     FC_LOW,
     FC_MAX_AGENT_NAME,
     FC_MAX_PATTERN,
     FC_NORMAL,
     FC_PRIORITIES,
+    fc_call_t,
     fc_envelope_t,
 )
 from fastcomm._core.protocol cimport record_t, urgent_told
@@ -43,7 +50,7 @@ from fastcomm._core.subjects cimport c_matches
 from collections import deque
 
 from fastcomm._core.tables import RESERVED as _RESERVED
-from fastcomm.errors import CorruptSegmentError, DecodeError
+from fastcomm.errors import CorruptSegmentError, DecodeError, RespondError
 
 
 @cython.final
@@ -94,13 +101,81 @@ cdef class Message:
         other.sent_ns, other.priority, other.head = self.sent_ns, self.priority, self.head
         other._subscription = self._subscription
         other.codec, other.strings, other.payload = self.codec, self.strings, self.payload
+        other.call_kind, other.call = self.call_kind, self.call
         other.value = data
         return other
+
+    # ------------------------------------------------------------------------------------------------- calls
+
+    cdef Request request(self):
+        if self.call_kind != FC_CALL_REQUEST:
+            raise RespondError(
+                f"{self!r} was published, not requested: nobody waits for an answer to it; is_request tells"
+            )
+        return <Request>self.call
+
+    @property
+    def is_request(self):
+        """Whether its sender waits for an answer: it called request(), and respond() gives it one."""
+        return self.call_kind == FC_CALL_REQUEST
+
+    @property
+    def time_left(self):
+        """Seconds for which its sender still waits for an answer, 0.0 if no longer; None: for ever, or it is
+        no request.
+        """
+        cdef int64_t deadline
+        if self.call_kind != FC_CALL_REQUEST:
+            return None
+        deadline = self.request().call.deadline_ns
+        return None if deadline < 0 else max(0, deadline - fc_monotonic_ns()) / 1e9
+
+    def respond(self, data, *, priority=None, headers=None, timeout=None):
+        """Answer a request: `data` becomes what the sender's request() returns. True: the answer is in its
+        inbox. False: nobody waits for it any more, as the sender has left, was killed, or its time is over.
+
+        `data`, `headers`: as publish() takes them; priority: the request's unless said. If the sender's inbox
+        is full it waits for room, for `timeout` seconds and no longer than the sender waits for it; Full when
+        the former ends first, and then it can be tried again, as after EncodeError and MessageTooLargeError.
+        RespondError: the message is no request, or has been answered. ClosedError, ForkedError: the agent
+        that received it is closed, or the parent's. Thread safety: any thread, once.
+        """
+        return self.request().agent._respond(self, data, priority, headers, timeout)
+
+    async def respond_async(self, data, *, priority=None, headers=None, timeout=None):
+        """respond() for asyncio."""
+        return await self.request().agent._respond_async(self, data, priority, headers, timeout)
+
+    def respond_error(self, error, *, timeout=None):
+        """Answer a request with an exception or a text, for the sender's request() to raise as
+        ResponderError; otherwise as respond().
+
+        An exception that a handler raises is sent so unless the request has been answered.
+        """
+        return self.request().agent._respond_error(self, error, timeout)
+
+    async def respond_error_async(self, error, *, timeout=None):
+        """respond_error() for asyncio."""
+        return await self.request().agent._respond_error_async(self, error, timeout)
+
+    @property
+    def _is_error(self):
+        """Of a reply: whether it is what the responder raised."""
+        return self.call_kind == FC_CALL_ERROR
+
+    @property
+    def _unanswered(self):
+        return self.call_kind == FC_CALL_REQUEST and not self.request().answered
 
     def __repr__(self):
         shown = repr(self.data)
         shown = shown if len(shown) <= 60 else shown[:57] + "..."
         return f"<Message {self.subject!r} from {self.sender!r} #{self.sequence}: {shown}>"
+
+
+@cython.final
+cdef class Request:
+    pass
 
 
 @cython.final
@@ -223,20 +298,25 @@ cdef class Receiver:
         cdef Message message = self.spare
         cdef fc_envelope_t envelope
         cdef const char *at = <const char *>record.payload + ENVELOPE
-        cdef int64_t length
+        cdef int64_t length = -1
+        cdef int call_kind = 0
         if record.nbytes >= ENVELOPE:
             copy_envelope(&envelope, <const fc_envelope_t *>record.payload)
+            call_kind = envelope.kind & FC_CALL_MASK
             length = (<int64_t>record.nbytes - ENVELOPE - envelope.sender_length - envelope.subject_length
-                      - envelope.headers_length)
-        else:
-            length = -1
+                      - envelope.headers_length - (<int64_t>sizeof(fc_call_t) if call_kind else 0))
         if (length < 0 or envelope.sender_length > FC_MAX_AGENT_NAME
-                or envelope.subject_length > FC_MAX_PATTERN or envelope.priority >= FC_PRIORITIES):
+                or envelope.subject_length > FC_MAX_PATTERN or envelope.priority >= FC_PRIORITIES
+                or call_kind > FC_CALL_MOVED):
             self.inbox.advance(record)
             raise CorruptSegmentError(
                 f"{self.describe_owner(record.owner)} sent a record of {record.nbytes} bytes that is no "
                 "message; it was dropped"
             )
+        if call_kind:
+            message.call_kind = call_kind
+            message.call = PyBytes_FromStringAndSize(at, sizeof(fc_call_t))
+            at += sizeof(fc_call_t)
         message.sender = self.last_sender.decode(at, envelope.sender_length)
         at += envelope.sender_length
         message.subject = self.last_subject.decode(at, envelope.subject_length)
@@ -245,7 +325,7 @@ cdef class Receiver:
             message.head = PyBytes_FromStringAndSize(at, envelope.headers_length)
             at += envelope.headers_length
         message.payload = PyBytes_FromStringAndSize(at, length)
-        if envelope.data_kind == FC_DATA_ENCODED:
+        if envelope.kind & FC_DATA_MASK == FC_DATA_ENCODED:
             message.encoded = True
         else:
             message.value = message.payload
@@ -260,6 +340,14 @@ cdef class Receiver:
         self.received += 1
         self.bytes_in += record.nbytes
         return message
+
+    cdef bint admit(self, Message message) except -1:
+        """A request is about to be handed out: whether it is to be."""
+        return True
+
+    cdef int end_call(self, Message reply) except -1:
+        """A reply came; it is handed to nobody but who waits for it."""
+        return 0
 
     cdef bint wanted(self, Message message) except -1:
         """After an unsubscribe: whether a subscription is left that the message came by."""
@@ -310,16 +398,23 @@ cdef class Receiver:
                     message = self.take(&record)
                 finally:
                     self.inbox.publish_position()
+                if message.call_kind > FC_CALL_REQUEST:
+                    self.end_call(message)
+                    continue
                 if message.priority == FC_LOW:
                     message = self.best_after(message)
-            if not self.filtering or self.wanted(message):
+                    if message is None:
+                        continue
+            if self.filtering and not self.wanted(message):
+                continue
+            if message.call_kind == 0 or self.admit(message):
                 return message
 
     cdef Message best_after(self, Message low):
         """The inbox's next was LOW: what it has behind that comes first, if it is more urgent."""
         self.backlog.push(low, FC_LOW)
         self.drain()
-        return self.take_backlog()
+        return self.take_backlog() if self.backlog.size else None    # None: another thread was faster
 
     cdef Message take_backlog(self):
         item = self.backlog.pop()
@@ -348,9 +443,12 @@ cdef class Receiver:
                 # in the backlog before it finds the next in the inbox.
                 try:
                     message = self.take(&record)
-                    self.backlog.push(message, message.priority)
+                    if message.call_kind <= FC_CALL_REQUEST:
+                        self.backlog.push(message, message.priority)
                 finally:
                     self.inbox.publish_position()
+                if message.call_kind > FC_CALL_REQUEST:
+                    self.end_call(message)
             except CorruptSegmentError as error:
                 self.backlog.push(error, FC_NORMAL)    # for receive() to raise
         self.tell_backlog()

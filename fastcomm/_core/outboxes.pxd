@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from fastcomm._core.layout cimport FC_CRITICAL, FC_CRITICAL_SHARE, fc_envelope_t
+from fastcomm._core.layout cimport FC_CRITICAL, FC_CRITICAL_SHARE, fc_call_t, fc_envelope_t
 from fastcomm._core.protocol cimport record_cells, ring_t
 from fastcomm._core.routes cimport Route, group_t, target_t
 
@@ -21,6 +21,7 @@ cdef enum:
 # The pieces of a message's record, in their order.
 cdef struct parts_t:
     fc_envelope_t envelope
+    fc_call_t call                 # if the envelope's kind says that it is of one
     const char *sender
     const char *subject
     const char *headers

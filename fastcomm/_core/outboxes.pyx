@@ -24,9 +24,11 @@ from libc.string cimport memcpy, memset
 from fastcomm._core.atomics cimport fc_fetch_add_relaxed_u64, fc_load_relaxed_u32, fc_load_seqcst_u32
 from fastcomm._core.hooks cimport FC_HOOK_BATCH_BETWEEN_HEADERS, fc_hook
 from fastcomm._core.layout cimport (
+    FC_CALL_MASK,
     FC_NORMAL,
     FC_OVERFLOW_DROP_NEWEST,
     FC_SLEEP_FD,
+    fc_call_t,
     fc_envelope_t,
     fc_ring_t,
 )
@@ -46,6 +48,9 @@ cdef inline void fill(unsigned char *at, const parts_t *parts, uint32_t inbox_se
     envelope.inbox_sequence = inbox_sequence
     envelope.subscription = subscription
     at += sizeof(fc_envelope_t)
+    if parts.envelope.kind & FC_CALL_MASK:
+        memcpy(at, &parts.call, sizeof(fc_call_t))
+        at += sizeof(fc_call_t)
     memcpy(at, parts.sender, parts.envelope.sender_length)
     at += parts.envelope.sender_length
     memcpy(at, parts.subject, parts.envelope.subject_length)
@@ -210,6 +215,7 @@ cdef class Outboxes:
                 rung.append(route.members[group.first + member].owner)
             if taken:
                 group.turn = (member + 1) % group.count
+                group.reached = member
                 return DELIVERED
             if outcome == NO_ROOM and first < 0:
                 first = member

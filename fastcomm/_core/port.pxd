@@ -35,7 +35,7 @@ cdef class Port(Receiver):
     cdef Delivery begin_many(self, str subject, list messages, int priority, object headers)
     cdef object finish(self, Delivery delivery, object timeout, int64_t deadline)
     cdef bytes encode_headers(self, object headers)
-    cdef int describe(self, Route route, object data, bytes head, int priority, Codec codec,
+    cdef int describe(self, Route route, object data, bytes head, int priority, int call_kind, Codec codec,
                       parts_t *parts) except -1
     cdef Codec idle_codec(self)
     cdef bint advance(self, Delivery delivery) except -1

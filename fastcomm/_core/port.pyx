@@ -26,6 +26,7 @@ from fastcomm._core.layout cimport (
     FC_OVERFLOW_ERROR,
     FC_PRIORITIES,
     FC_SLEEP_FD,
+    fc_call_t,
     fc_wait_t,
 )
 from fastcomm._core.message cimport ENVELOPE, Receiver
@@ -196,7 +197,7 @@ cdef class Port(Receiver):
             # Encoding runs Python code for types beyond the built-in ones; another thread may close the agent
             # meanwhile. From its end to the last delivery nothing may, not even the garbage collector, so
             # nothing that it tracks is allocated: other threads of this agent use the same codec.
-            self.describe(route, data, head, priority, codec, &parts)
+            self.describe(route, data, head, priority, 0, codec, &parts)
             if self.inbox is inbox and inbox.usable:
                 break
         self.sequence += 1
@@ -248,7 +249,7 @@ cdef class Port(Receiver):
             for i in range(delivery.count):
                 codec = self.idle_codec()
                 data = messages[i]
-                self.describe(route, data, head, priority, codec, &delivery.parts[i])
+                self.describe(route, data, head, priority, 0, codec, &delivery.parts[i])
                 if not PyBytes_CheckExact(data):
                     data = bytes((delivery.parts[i].data)[:delivery.parts[i].data_length])
                     delivery.parts[i].data = PyBytes_AS_STRING(data)
@@ -288,9 +289,9 @@ cdef class Port(Receiver):
         twin.counts_for = self.codec
         return twin
 
-    cdef int describe(self, Route route, object data, bytes head, int priority, Codec codec,
+    cdef int describe(self, Route route, object data, bytes head, int priority, int call_kind, Codec codec,
                       parts_t *parts) except -1:
-        """The pieces of the record.
+        """The pieces of the record. call_kind: FC_CALL_*, 0 if it is of no call.
 
         The data lies in `data` or in the codec: valid until that encodes again.
         """
@@ -303,10 +304,10 @@ cdef class Port(Receiver):
         if PyBytes_CheckExact(data):
             parts.data = PyBytes_AS_STRING(data)
             length = PyBytes_GET_SIZE(data)
-            parts.envelope.data_kind = FC_DATA_BYTES
+            parts.envelope.kind = FC_DATA_BYTES | call_kind
         else:
             parts.data = <const char *>codec.c_encode(data, &length)
-            parts.envelope.data_kind = FC_DATA_ENCODED
+            parts.envelope.kind = FC_DATA_ENCODED | call_kind
         parts.data_length = length
         parts.sender = PyBytes_AS_STRING(self.sender_name)
         parts.subject = PyBytes_AS_STRING(route.subject)
@@ -319,6 +320,8 @@ cdef class Port(Receiver):
         parts.envelope.sequence = self.sequence + 1
         parts.envelope.sent_ns = fc_monotonic_ns()
         parts.total = ENVELOPE + parts.envelope.sender_length + parts.envelope.subject_length + length
+        if call_kind:
+            parts.total += sizeof(fc_call_t)
         if head is not None:
             parts.headers = PyBytes_AS_STRING(head)
             parts.envelope.headers_length = PyBytes_GET_SIZE(head)

@@ -18,6 +18,7 @@ cdef struct group_t:
     int count
     int turn                       # where to begin to look for the one with the least backlog
     int waits_for                  # the one with the least backlog when all were full
+    int reached                    # the one that got the last message
 
 
 cdef class Route:

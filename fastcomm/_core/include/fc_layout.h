@@ -272,9 +272,16 @@ typedef struct {
 _Static_assert(offsetof(fc_strings_t, count) == 64, "layout");
 _Static_assert(sizeof(fc_strings_t) == 128, "layout");
 
-/* What a bus message begins with, as the payload of its record: this, the sender's name, the subject, the headers, the
- * data. The record's owner is the sender. */
-enum { FC_DATA_BYTES = 0, FC_DATA_ENCODED = 1 };
+/* What a bus message begins with, as the payload of its record: this, fc_call_t if it is of a call, the sender's name, the
+ * subject, the headers, the data. The record's owner is the sender. */
+enum { FC_DATA_BYTES = 0, FC_DATA_ENCODED = 1, FC_DATA_MASK = 0x0F };
+enum {
+    FC_CALL_REQUEST = 0x10,
+    FC_CALL_REPLY = 0x20,
+    FC_CALL_ERROR = 0x30, /* a reply: what the responder raised */
+    FC_CALL_MOVED = 0x40, /* the request is now with another member of its group, whose target_t is the data */
+    FC_CALL_MASK = 0xF0,
+};
 enum { FC_CRITICAL = 0, FC_HIGH = 1, FC_NORMAL = 2, FC_LOW = 3, FC_PRIORITIES = 4 };
 
 typedef struct {
@@ -285,11 +292,21 @@ typedef struct {
     uint8_t sender_length;
     uint8_t subject_length;
     uint16_t headers_length; /* 0: none */
-    uint8_t data_kind; /* FC_DATA_* */
+    uint8_t kind; /* FC_DATA_*, and FC_CALL_* of a call */
     uint8_t priority;
     uint32_t subscription; /* that it is for, as the receiver has numbered it: a group's. 0: all that are of no group */
 } fc_envelope_t;
 
 _Static_assert(sizeof(fc_envelope_t) == 32, "layout");
+
+typedef struct {
+    int64_t deadline_ns; /* CLOCK_MONOTONIC: nobody waits for the reply after that; -1: no end */
+    uint32_t owner;      /* who asked: whose inbox the reply goes to */
+    uint32_t epoch;      /*   of that inbox */
+    uint32_t number;     /* who asks numbers its calls */
+    uint32_t unused;
+} fc_call_t;
+
+_Static_assert(sizeof(fc_call_t) == 24, "layout");
 
 #endif
