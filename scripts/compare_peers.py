@@ -1,6 +1,7 @@
 """Measure a part of fastcomm beside the libraries that one would take instead, in the same run.
 
     python scripts/compare_peers.py bus                 15 minutes or more; build/compare_bus.json
+    python scripts/compare_peers.py calls               a request and its answer: half a minute
     python scripts/compare_peers.py codec               about 6 minutes; build/compare_codec.json
     python scripts/compare_peers.py codec --quick       do they still run?
     python scripts/compare_peers.py codec --only seed   those with that in their name; --list shows them
@@ -21,13 +22,14 @@ if str(SCRIPTS) not in sys.path:  # with PYTHONSAFEPATH set it is not
     sys.path.insert(0, str(SCRIPTS))
 
 import bench  # noqa: E402
-from benchlib import codec, peers_bus, peers_events, peers_heap, peers_subjects, report, structs  # noqa: E402
+from benchlib import codec, peers_bus, peers_calls, peers_events, peers_heap, peers_subjects, report, structs  # noqa: E402
 from benchlib.contest import Contest, Setting  # noqa: E402
 from benchlib.method import Gate  # noqa: E402
 from benchlib.processes import plan_placement  # noqa: E402
 
 GROUPS: dict[str, Callable[[], list[Contest]]] = {
     "bus": peers_bus.contests,
+    "calls": peers_calls.contests,
     "codec": lambda: [*codec.contests(), *structs.contests()],
     "inprocess": lambda: [*peers_subjects.contests(), *peers_events.contests(), *peers_heap.contests()],
 }
