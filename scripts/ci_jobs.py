@@ -45,7 +45,7 @@ THIS_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 # What runs with each optimisation off alone; with all off the whole of tests/bus does.
 FLAG_TESTS = [
     f"tests/bus/test_bus_{part}.py"
-    for part in ("asyncio", "codec", "full", "groups", "handlers", "messages", "model", "priorities")
+    for part in ("asyncio", "codec", "full", "handlers", "messages", "priorities")
 ]
 COMPILER = re.compile(r"(.+-)?(cc|gcc|g\+\+|c\+\+|c89|c99|clang|clang\+\+|tcc|icx)(-[\d.]+)?")
 NO_QUESTIONS = {"DEBIAN_FRONTEND": "noninteractive"}

@@ -300,6 +300,88 @@ class TestHeirs:
             assert sorted(message.data for message in heir.receive_many(timeout=60)) == list(range(12))
 
 
+def told(watcher: Agent) -> list[tuple[str, str, int, int]]:
+    """What has come of presence: what, name, slot, generation."""
+    found = []
+    while (message := watcher.try_receive()) is not None:
+        what, data = message.subject.removeprefix("$bus.agent."), message.data
+        found.append((what, data["name"], data["slot"], data["generation"]))
+    return found
+
+
+class TestPresence:
+    """Who tells it is killed before, in the middle of, or after telling."""
+
+    @pytest.mark.parametrize(
+        ("module", "hook"),
+        [
+            ("segment", "REAP_BEFORE_FREE"),
+            ("protocol", "CLAIM_AFTER_CAS"),
+            ("protocol", "WRITE_HALF"),
+            ("protocol", "COMMIT_BEFORE_HEADER"),
+            ("protocol", "COMMIT_AFTER_HEADER"),
+            ("segment", "LEAVE_BEFORE_FREE"),
+        ],
+    )
+    def test_a_death_is_told_once_or_twice_of_the_same_agent(self, bus: Bus, module: str, hook: str) -> None:
+        with bus.join("watcher") as watcher, Peer(joined(bus.name, "reaper")) as reaper:
+            watcher.subscribe("$bus.agent.died")
+            with Peer(joined(bus.name, "doomed")) as doomed:
+                doomed.kill()
+            start(Step("reap", module, hook, "bus.join('second')"), reaper)
+            reaper.kill()
+            with Bus.open(bus.name):
+                pass
+            deaths = told(watcher)
+            assert len(set(deaths)) == 2
+            assert [death[1] for death in deaths].count("doomed") in (1, 2)
+            assert [death[1] for death in deaths].count("reaper") == 1
+
+    @pytest.mark.parametrize(
+        ("module", "hook"),
+        [
+            ("protocol", "CLAIM_AFTER_CAS"),
+            ("protocol", "COMMIT_AFTER_HEADER"),
+            ("segment", "LEAVE_BEFORE_FREE"),
+        ],
+    )
+    def test_who_is_killed_as_it_leaves_has_left_and_not_died(self, bus: Bus, module: str, hook: str) -> None:
+        with bus.join("watcher") as watcher, Peer(joined(bus.name, "leaver")) as leaver:
+            watcher.subscribe("$bus.agent.*")
+            start(Step("leave", module, hook, "agent.close()"), leaver)
+            leaver.kill()
+            with Bus.open(bus.name):
+                pass
+            ends = told(watcher)
+            assert len(set(ends)) == 1
+            assert ends[0][:2] == ("left", "leaver")
+
+    @pytest.mark.parametrize("hook", ["CLAIM_AFTER_CAS", "COMMIT_AFTER_HEADER"])
+    def test_who_is_killed_as_it_tells_that_it_joined_has_died(self, bus: Bus, hook: str) -> None:
+        with bus.join("watcher") as watcher, Peer(joined(bus.name, "first")) as peer:
+            watcher.subscribe("$bus.agent.*")
+            start(Step("join", "protocol", hook, "bus.join('second')"), peer)
+            peer.kill()
+            with Bus.open(bus.name):
+                pass
+            told_of = [what for what, name, *_ in told(watcher) if name == "second"]
+            assert told_of == (["joined", "died"] if hook in COMMITTED else ["died"])
+
+
+@pytest.mark.parametrize(
+    "hook", ["CREATE_BEFORE_RESERVE", "CREATE_BEFORE_MAGIC", "CREATE_AFTER_MAGIC", "UNLINK_BEFORE_REMOVE"]
+)
+def test_who_is_killed_as_it_makes_or_removes_a_bus_is_followed_by_one_that_makes_it(
+    name: str, hook: str
+) -> None:
+    with Peer("import fastcomm.bus") as victim:
+        start(Step("make", "segment_file", hook, f"fastcomm.Bus.open({name!r}).close()"), victim)
+        victim.kill()
+    with Bus.open(name) as bus, bus.join("a") as agent:
+        agent.subscribe("x")
+        assert agent.publish("x", b"") == 1
+
+
 def sleeps(agent: Agent) -> bool:
     memory = agent.bus._inbox_memory(agent._slot)
     return bool(memory[NOT_EMPTY + 4])
