@@ -53,6 +53,7 @@ LARGE = (
     ("close_epoch", ("K=2",)),
     ("wait", ("P=3", "CRASH")),
     ("reap", ("JOINERS=2",)),
+    ("heirs", ()),
 )
 ALWAYS = ("STORE", "ALWAYS", "FLAG_ACQREL", "LOOK_ACQUIRE", "MADE_RELEASE")
 
@@ -95,6 +96,11 @@ CASES = (
         ("JOINERS=1", "TWO_REAPERS"),
         "nothing; it is claimed that no reaper goes on for a dead one",
     ),
+    Case("heirs", ("DEATHS=1", "STOP_AT_CLAIM"), "the drain of an inbox stops at a claim in progress"),
+    Case("heirs", ("DEATHS=1", "RELEASE_LAST"), "cells are given back when all is passed on"),
+    Case("heirs", ("DEATHS=1", "RELEASE_FIRST"), "cells are given back before their record is passed on"),
+    Case("heirs", ("DEATHS=1", "NO_SECOND_LOAD"), "the publisher does not look at the epoch after its commit"),
+    Case("heirs", ("DEATHS=1", "DROP_FIRST"), "the subscriptions are dropped before the inbox is retired"),
     *(Case(model, flags, bitstate=True) for model, flags in LARGE),
     Case("wait_sb"),
     Case("wait_sb", ("STORE",)),
