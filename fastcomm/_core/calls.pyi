@@ -13,7 +13,6 @@ CALL_ERROR: Final[int]
 
 @final
 class Call:
-    def __init__(self) -> None: ...
     future: asyncio.Future[None] | None
     @property
     def number(self) -> int: ...

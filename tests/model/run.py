@@ -72,7 +72,7 @@ CASES = (
         "close_epoch", ("CLOSE_WITHOUT_HELP",), "the last claim has no header when its tail word is replaced"
     ),
     Case("close_epoch", ("EPOCH_LAST",), "the epoch moves after the drain"),
-    Case("close_epoch", ("NO_SECOND_LOAD",), "the publisher does not look at the epoch after its commit"),
+    Case("close_epoch", ("NO_SECOND_LOAD",), "no look at the epoch after the commit"),
     Case("close_epoch", ("NO_STALE_CHECK",), "the receiver does not compare epochs"),
     Case("wait", ("NO_SLICE",)),
     Case("wait", ("NO_SLICE", "CELLS=6", "BACKLOG=6", "QUARTER=2")),
@@ -99,7 +99,7 @@ CASES = (
     Case("heirs", ("DEATHS=1", "STOP_AT_CLAIM"), "the drain of an inbox stops at a claim in progress"),
     Case("heirs", ("DEATHS=1", "RELEASE_LAST"), "cells are given back when all is passed on"),
     Case("heirs", ("DEATHS=1", "RELEASE_FIRST"), "cells are given back before their record is passed on"),
-    Case("heirs", ("DEATHS=1", "NO_SECOND_LOAD"), "the publisher does not look at the epoch after its commit"),
+    Case("heirs", ("DEATHS=1", "NO_SECOND_LOAD"), "no look at the epoch after the commit"),
     Case("heirs", ("DEATHS=1", "DROP_FIRST"), "the subscriptions are dropped before the inbox is retired"),
     *(Case(model, flags, bitstate=True) for model, flags in LARGE),
     Case("wait_sb"),
