@@ -264,7 +264,8 @@ class TestHeirs:
                 following.subscribe("jobs.x", group="workers")
                 assert sender.publish("jobs.x", 4) == 1
                 assert following.receive(60).data == 4
-                assert following.stats()[-3:] == (0, 0, 1)  # aborted, discarded, stale: the unfinished one
+                stats = following.stats()
+                assert (stats.aborted, stats.discarded, stats.stale) == (0, 0, 1)  # the unfinished one
 
     def test_sleep_until_it_comes(self, bus: Bus, thread: ThreadPoolExecutor) -> None:
         with bus.join("sender") as sender, bus.join("b") as agent:
