@@ -153,11 +153,12 @@ class ListeningPort(Caller):
         bus._ring_everybody()
 
     def _tell_patterns(self) -> None:
-        self._set_patterns(
-            [one.pattern.encode() for one in self._mine if one.group is None],
-            {one.number for one in self._mine if one.group is not None},
-            self._cancelled,
-        )
+        """What is still wanted; before anything was cancelled, all is that comes."""
+        if self._cancelled:
+            self._set_patterns(
+                [one.pattern.encode() for one in self._mine if one.group is None],
+                {one.number for one in self._mine if one.group is not None},
+            )
 
     def _forget_subscriptions(self) -> None:
         """They are no longer in the table, or their entries there belong to somebody else."""

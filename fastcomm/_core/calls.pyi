@@ -13,6 +13,7 @@ CALL_ERROR: Final[int]
 
 @final
 class Call:
+    def __init__(self, *args: object, **kwargs: object) -> None: ...
     future: asyncio.Future[None] | None
     @property
     def number(self) -> int: ...

@@ -557,11 +557,11 @@ cdef class Receiver:
         self.sorted_away = count
         self.tell_backlog()
 
-    def _set_patterns(self, list patterns, set groups, bint filtering):
-        """Patterns of the subscriptions of no group, numbers of the others; filtering: one was cancelled."""
+    def _set_patterns(self, list patterns, set groups):
+        """A subscription was cancelled; there are these patterns of no group, and the others' numbers."""
         self.own_patterns = patterns
         self.own_groups = groups
-        self.filtering = filtering
+        self.filtering = True
 
     @property
     def depth(self):
