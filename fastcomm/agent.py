@@ -25,7 +25,7 @@ __all__ = ["Agent", "AgentStats"]
 
 OnError = Callable[[Exception, Subscription, Message], object]
 
-OVERFLOWS = ("block", "error", "drop_newest")  # by their number, FC_OVERFLOW_*
+OVERFLOWS = ("block", "error", "drop_newest", "drop_oldest")  # by their number, FC_OVERFLOW_*
 MAX_SPIN_US = 1000
 MAX_PENDING = 4096  # messages that are taken out of the inbox and not received yet
 
@@ -35,15 +35,16 @@ class AgentStats(NamedTuple):
 
     published: messages sent; delivered: inboxes that they reached; received: taken out of the inbox;
     bytes_in, bytes_out: of their records; misdirected: sent to an agent that left at that moment;
-    dropped: sent to inboxes that were full and drop what comes then; unwanted: received for a
-    subscription that had been cancelled meanwhile, and dropped; pending: taken from the inbox into
-    private memory, to be sorted by priority or while a publish waited, and not received yet; lost:
+    dropped: messages that it dropped since an inbox was full which wants that, its own or older ones of
+    anybody; unwanted: received for a subscription that had been cancelled meanwhile, and dropped;
+    pending: taken from the inbox into private memory, to be sorted by priority or while a publish
+    waited, and not received yet; lost:
     messages that this agent's inbox did not get though it was to, as the numbers of those behind them
     show. requests: sent; responses: sent to those who asked; late_responses: that came when nobody waited
     for them any more, as the time was over or another had answered; unsent_responses: not sent, as who
     asked had gone or its time was over; expired_requests: not handed out for that reason. refused:
-    messages that this agent's full inbox did not take and drops: all ("drop_newest"), or those of
-    `$bus.agent.*`. depth: bytes that wait in the inbox, of capacity. aborted: unfinished messages of dead
+    messages that were dropped as this agent's inbox was full, or those of `$bus.agent.*` that it had no room
+    for. depth: bytes that wait in the inbox, of capacity. aborted: unfinished messages of dead
     publishers that were skipped; discarded: what earlier holders of this inbox left unread; stale: what
     was meant for them and came later. fallbacks: messages for which an optimisation failed and that were
     sent without it: whose compression failed.
@@ -89,7 +90,7 @@ class Agent(CallingPort):
         codec: Codec | None = None,
         cpus: PlanLike | None = None,
         spin_us: int | None = None,
-        overflow: Literal["block", "error", "drop_newest"] = "block",
+        overflow: Literal["block", "error", "drop_newest", "drop_oldest"] = "block",
         on_error: OnError | None = None,
         disable: Iterable[str] = (),
     ) -> None:

@@ -377,7 +377,7 @@ class Bus:
         codec: Codec | None = None,
         cpus: PlanLike | None = None,
         spin_us: int | None = None,
-        overflow: Literal["block", "error", "drop_newest"] = "block",
+        overflow: Literal["block", "error", "drop_newest", "drop_oldest"] = "block",
         on_error: OnError | None = None,
         disable: Iterable[str] = (),
     ) -> Agent:
@@ -393,9 +393,11 @@ class Bus:
         before it sleeps: at most 50 us unless said, 0 for not at all; longer costs CPU and shortens waits.
         overflow: what a publish does that finds the agent's inbox full: "block": it waits, as long as its
         time-out says; "error": it raises Full at once, when it has tried all inboxes; "drop_newest": the
-        message does not reach this agent, and is counted at both ends. on_error: is called when a handler
-        fails, see Agent.subscribe(). disable: optimisations that this agent does without, by their flags, as
-        FASTCOMM_DISABLE names them for all (docs/bus.md); UnknownFlagError.
+        message does not reach this agent, and is counted at both ends; "drop_oldest": what came first goes to
+        make room, of any sender and any priority, so that this agent has what is newest; nobody waits.
+        on_error: is called when a handler fails, see Agent.subscribe(). disable: optimisations that this
+        agent does without, by their flags, as FASTCOMM_DISABLE names them for all (docs/bus.md);
+        UnknownFlagError.
         NameTakenError if a live agent has it (a dead one's is free), TableFullError if `max_agents` are
         there, ShmFullError.
         """

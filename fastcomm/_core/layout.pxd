@@ -112,6 +112,7 @@ cdef extern from "fc_layout.h" nogil:
         FC_OVERFLOW_BLOCK
         FC_OVERFLOW_ERROR
         FC_OVERFLOW_DROP_NEWEST
+        FC_OVERFLOW_DROP_OLDEST
 
     uint64_t FC_RING_BYTES(uint64_t cells)
 

@@ -88,6 +88,7 @@ cdef class Receiver:
     cdef uint32_t urgent_seen      # of the urgent messages that were told of, so many have been taken
     cdef Codec codec
     cdef StringTable strings       # of the bus
+    cdef unsigned char *copy       # of the record in hand, if the inbox is contested
     cdef Message spare             # for the next message to be taken
     cdef LastText last_subject, last_sender
     cdef uint64_t received, bytes_in, unwanted

@@ -21,12 +21,14 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
 from fastcomm._core.atomics cimport fc_store_relaxed_u32
+from fastcomm._core.contested cimport contested_take
 from fastcomm._core.futex cimport fc_monotonic_ns
 from fastcomm._core.layout cimport (
+    FC_CELL,
     FC_CRITICAL_SHARE,
     FC_CALL_ERROR,
     FC_CALL_MASK,
@@ -249,6 +251,7 @@ cdef class Receiver:
 
     def __dealloc__(self):
         free(self.publishers)
+        free(self.copy)
 
     cdef int expect_publishers(self, uint32_t count) except -1:
         """Once: how many slots the bus has."""
@@ -260,6 +263,10 @@ cdef class Receiver:
 
     cdef int take_inbox(self, Ring inbox) except -1:
         """The agent has joined, for the first time or anew after a fork: `inbox` is its own."""
+        if inbox.contested and self.copy == NULL:
+            self.copy = <unsigned char *>malloc(<size_t>inbox.ring.max_cells * FC_CELL)
+            if self.copy == NULL:
+                raise MemoryError
         self.inbox = inbox
         memset(self.publishers, 0, self.publisher_count * sizeof(publisher_t))
         self.backlog = Backlog()
@@ -293,13 +300,20 @@ cdef class Receiver:
     cdef Message take(self, record_t *record):
         """Copy a message out of the inbox into `spare`; publish_position() is next.
 
+        None: a publisher has just dropped it.
+
         Nothing here or in between may run Python code, or another thread would take the same record.
         """
         cdef Message message = self.spare
         cdef fc_envelope_t envelope
-        cdef const char *at = <const char *>record.payload + ENVELOPE
+        cdef const char *at
         cdef int64_t length = -1
         cdef int call_kind = 0
+        if self.inbox.contested:
+            if not contested_take(&self.inbox.ring, self.inbox.head, record, self.copy):
+                return None
+            record.payload = self.copy
+        at = <const char *>record.payload + ENVELOPE
         if record.nbytes >= ENVELOPE:
             copy_envelope(&envelope, <const fc_envelope_t *>record.payload)
             call_kind = envelope.kind & FC_CALL_MASK
@@ -398,6 +412,8 @@ cdef class Receiver:
                     message = self.take(&record)
                 finally:
                     self.inbox.publish_position()
+                if message is None:
+                    continue
                 if message.call_kind > FC_CALL_REQUEST:
                     self.end_call(message)
                     continue
@@ -443,11 +459,11 @@ cdef class Receiver:
                 # in the backlog before it finds the next in the inbox.
                 try:
                     message = self.take(&record)
-                    if message.call_kind <= FC_CALL_REQUEST:
+                    if message is not None and message.call_kind <= FC_CALL_REQUEST:
                         self.backlog.push(message, message.priority)
                 finally:
                     self.inbox.publish_position()
-                if message.call_kind > FC_CALL_REQUEST:
+                if message is not None and message.call_kind > FC_CALL_REQUEST:
                     self.end_call(message)
             except CorruptSegmentError as error:
                 self.backlog.push(error, FC_NORMAL)    # for receive() to raise

@@ -56,11 +56,15 @@ cdef class Outboxes:
     cdef object describe
     cdef ring_t **rings            # by slot; NULL: not looked at yet
     cdef sent_t *sent              # by slot
+    cdef unsigned char *scratch    # for a record that is to be written by words
+    cdef uint32_t held_up_by       # the owner of an unfinished record that could not be dropped; 0: none
     cdef uint64_t delivered, bytes_out, misdirected, dropped
 
     cdef ring_t *ring(self, uint32_t owner) except? NULL
     cdef int deliver(self, const target_t *target, const parts_t *parts, size_t count,
-                     size_t *taken) except -1
+                     size_t *taken, bint dropping) except -1
+    cdef void write(self, ring_t *ring, uint64_t position, const parts_t *parts, const target_t *target,
+                    uint32_t inbox_sequence, bint contested) noexcept nogil
     cdef int deliver_all(self, const target_t *target, const parts_t *parts, size_t count,
                          size_t *taken, size_t *done) except -1
     cdef int drop(self, const target_t *target) except -1

@@ -39,6 +39,7 @@ cdef class Port(Receiver):
                       parts_t *parts) except -1
     cdef Codec idle_codec(self)
     cdef bint advance(self, Delivery delivery) except -1
+    cdef int see_to_holdup(self) except -1
     cdef int wait_room(self, Delivery delivery) except -1
     cdef bint spin_for_room(self, ring_t *ring, uint32_t cells, int64_t now, int64_t limit)
     cdef int check_progress(self, Delivery delivery, ring_t *ring, int64_t now) except -1

@@ -17,7 +17,6 @@ from fastcomm._core.clock cimport deadline_of
 from fastcomm._core.codec cimport Codec
 from fastcomm._core.delivery cimport Delivery, rest_t
 from fastcomm._core.futex cimport fc_monotonic_ns
-from fastcomm._core.hooks cimport fc_arm_hook
 from fastcomm._core.layout cimport (
     FC_CELL,
     FC_DATA_BYTES,
@@ -203,7 +202,7 @@ cdef class Port(Receiver):
         self.sequence += 1
         outboxes = self.outboxes
         for i in range(route.count):
-            outcome[i] = outboxes.deliver(&route.targets[i], &parts, 1, &taken)
+            outcome[i] = outboxes.deliver(&route.targets[i], &parts, 1, &taken, True)
             if outcome[i] == NO_ROOM and outboxes.drop(&route.targets[i]):
                 outcome[i] = DROPPED
             reached += taken
@@ -215,6 +214,8 @@ cdef class Port(Receiver):
             self._ring_consumers([
                 route.targets[i].owner for i in range(route.count) if outcome[i] == RUNG
             ])
+        if outboxes.held_up_by:
+            self.see_to_holdup()
         self.last_reached = reached
         if not full:
             return None
@@ -346,7 +347,16 @@ cdef class Port(Receiver):
         done = delivery.advance(self.outboxes, rung)
         if rung:
             self._ring_consumers(rung)
+        if self.outboxes.held_up_by:
+            self.see_to_holdup()
         return done
+
+    cdef int see_to_holdup(self) except -1:
+        """A message was dropped as an unfinished one stood in the way: see whether its owner is dead."""
+        cdef uint32_t owner = self.outboxes.held_up_by
+        self.outboxes.held_up_by = 0
+        self._housekeep_publishing(owner)
+        return 0
 
     cdef int wait_room(self, Delivery delivery) except -1:
         """Return when the first full inbox may have room, or raise Full."""
@@ -495,12 +505,3 @@ cdef class Port(Receiver):
             "unwanted": self.unwanted,
             "pending": self.backlog.size, "lost": self.lost,
         }
-
-
-def _arm_hook(int hook, int countdown=1):
-    """Stop this process the `countdown`-th time it passes that step (FC_HOOK_*).
-
-    The debug build only: else RuntimeError.
-    """
-    if not fc_arm_hook(hook, countdown):
-        raise RuntimeError("fault hooks are compiled into the debug build only (FASTCOMM_DEBUG=1)")

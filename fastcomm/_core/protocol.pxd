@@ -21,7 +21,8 @@ cdef enum:
     RING_CLOSED = 4    # takes no claims
     RING_FENCED = 5    # the claim was given up: its owner was taken for dead
     RING_CORRUPT = 6
-    RING_MOVED = 7     # of one attempt to claim: the tail has moved, look at it again
+    RING_MOVED = 7     # of one attempt to claim, or one look: the tail has moved, look at it again
+    RING_SKIP = 8      # of one look: padding or a claim that was given up
 
 
 # A process's private view of one ring.
@@ -137,9 +138,12 @@ cdef int ring_abort(ring_t *ring, const claim_t *claim) noexcept nogil
 cdef uint32_t ring_wake_consumer(ring_t *ring) noexcept nogil
 
 cdef int ring_peek(ring_t *ring, uint64_t *position, record_t *record) noexcept nogil
+cdef int ring_look_at(ring_t *ring, uint64_t at, record_t *record) noexcept nogil
+cdef void ring_count_skipped(ring_t *ring, const record_t *skipped) noexcept nogil
 cdef bint ring_abort_dead(ring_t *ring, uint64_t position, const record_t *record) noexcept nogil
 cdef void ring_pass_over(ring_t *ring, uint64_t position, const record_t *record) noexcept nogil
 cdef uint32_t ring_release(ring_t *ring, uint64_t position) noexcept nogil
+cdef uint32_t ring_wake_producers(ring_t *ring, uint64_t position) noexcept nogil
 
 cdef void ring_close(ring_t *ring) noexcept nogil
 cdef void ring_reopen(ring_t *ring) noexcept nogil

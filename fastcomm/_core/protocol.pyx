@@ -297,9 +297,10 @@ cdef void ring_store_inner(ring_t *ring, uint64_t position, uint32_t cells) noex
 
 
 cdef void ring_write_prefix(ring_t *ring, uint64_t position, uint64_t nbytes, uint32_t epoch) noexcept nogil:
-    cdef fc_record_prefix_t *prefix = <fc_record_prefix_t *>(ring_payload(ring, position) - 8)
-    prefix.nbytes = <uint32_t>nbytes
-    prefix.epoch = epoch
+    # fc_record_prefix_t, in one word. Relaxed: the header's state says when it can be read.
+    fc_store_relaxed_u64(
+        <uint64_t *>(ring_payload(ring, position) - 8), <uint64_t>epoch << 32 | <uint32_t>nbytes
+    )
     fc_hook(FC_HOOK_WRITE_HALF)
 
 
@@ -325,62 +326,78 @@ cdef int ring_peek(ring_t *ring, uint64_t *position, record_t *record) noexcept 
     RING_OK: `record` describes it. RING_BUSY: claimed, not committed; record.owner and .header say by whom.
     RING_EMPTY. RING_CORRUPT: words that no producer writes. Every length is copied once, checked, then used.
     """
-    cdef uint64_t header, tail, at
-    cdef uint32_t length, state, looks = 0
-    while True:
-        at = position[0]
-        # SYNC record-committed (acquire), wake-up (A), epoch-moved (A)
-        header = fc_load_seqcst_u64(header_at(ring, at))
-        if header_tag(header) == tag_of(ring, at):
-            state = header_state(header)
-            length = header_length(header)
-            if length == 0 or length > ring.cells - (at & ring.mask):
-                return RING_CORRUPT
-            if state == FC_COMMITTED:
-                return describe(ring, at, header, record)
-            if state == FC_PAD or state == FC_ABORTED:
-                if state == FC_ABORTED:
-                    fc_fetch_add_relaxed_u64(&ring.shared.aborted, 1)
-                position[0] = (at + length) & FC_POS_MASK
-                continue
-            if state != FC_WRITING:
-                return RING_CORRUPT
-            tail = ring_tail(ring)
-            if tail_position(tail) == at:
-                # a helper that slept for a whole period left this word; nothing is claimed here
-                return RING_EMPTY
-            if tail_start(tail) == at and (
-                    tail_owner(tail) != header_owner(header) or tail_length(tail) != length):
-                help_last_claim(ring, tail)
-                looks += 1
-                if looks > MAX_LOOKS:
-                    return RING_CORRUPT
-                continue
-            record.owner = header_owner(header)
-            record.cells = length
-            record.header = header
-            return RING_BUSY
+    cdef uint32_t looks = 0
+    cdef int status
+    while looks < MAX_LOOKS:
+        status = ring_look_at(ring, position[0], record)
+        if status == RING_SKIP:
+            ring_count_skipped(ring, record)
+            position[0] = (position[0] + record.cells) & FC_POS_MASK
+        elif status == RING_MOVED:
+            looks += 1
+        else:
+            return status
+    return RING_CORRUPT
+
+
+cdef int ring_look_at(ring_t *ring, uint64_t at, record_t *record) noexcept nogil:
+    """One look at what is claimed at `at`, the head as far as the caller knows: RING_OK, _BUSY, _EMPTY and
+    _CORRUPT as ring_peek().
+
+    RING_SKIP: padding or a claim that was given up; record.cells and .header are its own. RING_MOVED: look
+    again.
+    """
+    # SYNC record-committed (acquire), wake-up (A), epoch-moved (A)
+    cdef uint64_t header = fc_load_seqcst_u64(header_at(ring, at))
+    cdef uint64_t tail
+    cdef uint32_t length, state
+    if header_tag(header) == tag_of(ring, at):
+        state = header_state(header)
+        length = header_length(header)
+        if length == 0 or length > ring.cells - (at & ring.mask):
+            return RING_CORRUPT
+        if state == FC_COMMITTED:
+            return describe(ring, at, header, record)
+        record.owner = header_owner(header)
+        record.cells = length
+        record.header = header
+        if state == FC_PAD or state == FC_ABORTED:
+            return RING_SKIP
+        if state != FC_WRITING:
+            return RING_CORRUPT
         tail = ring_tail(ring)
         if tail_position(tail) == at:
+            # a helper that slept for a whole period left this word; nothing is claimed here
             return RING_EMPTY
-        if tail_start(tail) == at:
+        if tail_start(tail) == at and (
+                tail_owner(tail) != header_owner(header) or tail_length(tail) != length):
             help_last_claim(ring, tail)
-        # else: the claim at the head was followed by another, so its header was written after we looked.
-        looks += 1
-        if looks > MAX_LOOKS:
-            return RING_CORRUPT
+            return RING_MOVED
+        return RING_BUSY
+    tail = ring_tail(ring)
+    if tail_position(tail) == at:
+        return RING_EMPTY
+    if tail_start(tail) == at:
+        help_last_claim(ring, tail)
+    # else: the claim at the head was followed by another, so its header was written after we looked.
+    return RING_MOVED
+
+
+cdef void ring_count_skipped(ring_t *ring, const record_t *skipped) noexcept nogil:
+    if header_state(skipped.header) == FC_ABORTED:
+        fc_fetch_add_relaxed_u64(&ring.shared.aborted, 1)
 
 
 cdef inline int describe(ring_t *ring, uint64_t position, uint64_t header, record_t *record) noexcept nogil:
     cdef const unsigned char *payload = ring_payload(ring, position)
-    cdef const fc_record_prefix_t *prefix = <const fc_record_prefix_t *>(payload - 8)
+    cdef uint64_t prefix = fc_load_relaxed_u64(<const uint64_t *>(payload - 8))
     cdef uint32_t length = header_length(header)
-    cdef uint32_t nbytes = prefix.nbytes
-    if nbytes > <uint64_t>length * FC_CELL - 8:
+    cdef uint32_t nbytes = <uint32_t>prefix
+    if length > ring.max_cells or nbytes > <uint64_t>length * FC_CELL - 8:
         return RING_CORRUPT
     record.payload = payload
     record.nbytes = nbytes
-    record.epoch = prefix.epoch
+    record.epoch = <uint32_t>(prefix >> 32)
     record.owner = header_owner(header)
     record.cells = length
     record.header = header
@@ -408,11 +425,16 @@ cdef inline bint replace_state(uint64_t *at, uint64_t header, uint32_t state) no
 
 cdef uint32_t ring_release(ring_t *ring, uint64_t position) noexcept nogil:
     """Give the cells before `position` back. Returns the FC_SLEEP_* bits of producers that were woken."""
-    cdef uint64_t used
     fc_hook(FC_HOOK_CONSUME_BEFORE_HEAD)
     # SYNC cells-released (release), wake-up (B)
     fc_store_seqcst_u64(&ring.shared.head, position)
     fc_hook(FC_HOOK_CONSUME_AFTER_HEAD)
+    return ring_wake_producers(ring, position)
+
+
+cdef uint32_t ring_wake_producers(ring_t *ring, uint64_t position) noexcept nogil:
+    """The cells before `position` have been given back. Returns the FC_SLEEP_* bits of who was woken."""
+    cdef uint64_t used
     if someone_sleeps(&ring.shared.not_full):
         if ring.limited or ring.wakes_always:
             return ring_bell(&ring.shared.not_full)

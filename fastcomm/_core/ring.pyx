@@ -96,7 +96,7 @@ cdef class Ring(RingHandle):
         """Whether waiting is better begun by spinning: looking reads the producers' tail, and takes it from
         them.
         """
-        return (self.spin_get.hit_ns != 0 and self.usable and self.is_consumer
+        return (self.spin_get.hit_ns != 0 and self.usable and self.is_consumer and not self.contested
                 and not ring_has_record(&self.ring, self.position))
 
     cdef int wait_record(self, record_t *record, object timeout, int64_t *deadline,

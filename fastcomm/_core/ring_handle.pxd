@@ -20,9 +20,13 @@ cdef class RingHandle:
     cdef uint32_t forks            # how often this handle went through a fork into a child
     cdef uint32_t epoch            # that our records bear and that we accept
     cdef uint64_t position         # of the consumer
+    cdef bint contested            # others move the head too (contested.pyx)
+    cdef uint64_t head             # if so: as looked at last
     cdef uint64_t records_put, bytes_put, records_got, bytes_got, sleeps, spins
 
     cdef int look(self, record_t *record) except -1
+    cdef int look_contested(self, record_t *record) except -1
+    cdef int pass_on_behind(self, uint64_t position, inherit) except -1
     cdef bint clear_way(self, int status, uint64_t at, const record_t *record) except -1
     cdef int advance(self, const record_t *record) except -1
     cdef int publish_position(self) except -1

@@ -20,6 +20,7 @@ from fastcomm._core.atomics cimport (
     fc_store_relaxed_u32,
     fc_store_seqcst_u32,
 )
+from fastcomm._core.contested cimport contested_advance, contested_peek, contested_write_record
 from fastcomm._core.hooks cimport FC_HOOK_BATCH_BETWEEN_HEADERS, arm_hook, fc_hook
 from fastcomm._core.layout cimport (
     FC_CELL,
@@ -28,6 +29,7 @@ from fastcomm._core.layout cimport (
     FC_MAX_RECORD_CELLS,
     FC_MIN_CELLS,
     FC_OVERFLOW_BLOCK,
+    FC_OVERFLOW_DROP_OLDEST,
     FC_POS_MASK,
     FC_RING_BYTES,
     FC_SLEEP_FD,
@@ -186,6 +188,8 @@ cdef class RingHandle:
         """1: `record` is the next one; 0: there is none yet. A dead owner's claim is given up on the way."""
         cdef int status
         cdef uint64_t at
+        if self.contested:
+            return self.look_contested(record)
         while True:
             # Anew in each round: another thread may have closed the handle or moved on while _owner_alive()
             # ran.
@@ -210,6 +214,22 @@ cdef class RingHandle:
                 self.publish_position()    # padding and given-up claims are room that somebody may wait for
             if not self.clear_way(status, at, record):
                 return 0
+
+    cdef int look_contested(self, record_t *record) except -1:
+        """look() where others move the head too: the record may be gone when it is to be taken."""
+        cdef int status
+        while True:
+            if not self.usable:
+                self._not_usable()
+            status = contested_peek(&self.ring, &self.head, record)
+            self.position = self.head & FC_POS_MASK
+            if status != RING_OK:
+                if not self.clear_way(status, self.position, record):
+                    return 0
+            elif record.epoch == self.epoch:
+                return 1
+            elif contested_advance(&self.ring, self.head, record):
+                fc_fetch_add_relaxed_u64(&self.ring.shared.misdirected, 1)
 
     cdef bint clear_way(self, int status, uint64_t at, const record_t *record) except -1:
         """After a look at `at` that found no record: whether a dead owner's claim was given up there.
@@ -236,6 +256,8 @@ cdef class RingHandle:
 
     cdef int publish_position(self) except -1:
         """Give the cells before our position back to producers."""
+        if self.contested:
+            return 0    # taking the record has done so, and nobody waits for room
         if ring_release(&self.ring, self.position) & FC_SLEEP_FD:
             self._ring_doorbells(False)
         return 0
@@ -319,7 +341,10 @@ cdef class RingHandle:
         cdef uint32_t cells = record_cells(nbytes)
         if not self.claim_cells(cells, &claim):
             return 0
-        ring_write_record(&self.ring, claim.position, data, nbytes, self.epoch)
+        if self.contested:
+            contested_write_record(&self.ring, claim.position, data, nbytes, self.epoch)
+        else:
+            ring_write_record(&self.ring, claim.position, data, nbytes, self.epoch)
         if ring_commit(&self.ring, &claim, cells) != RING_OK:
             self.refused(RING_FENCED)
         self.records_put += 1
@@ -481,6 +506,7 @@ cdef class RingHandle:
         overflow: FC_OVERFLOW_*. Returns the epoch.
         """
         fc_store_relaxed_u32(&self.ring.shared.overflow, overflow)    # seen by who sees it reopened
+        self.contested = overflow == FC_OVERFLOW_DROP_OLDEST
         self.epoch = fc_load_relaxed_u32(&self.ring.shared.epoch)    # moved under the gate, which we hold
         self._take_role(True)
         ring_reopen(&self.ring)
@@ -495,42 +521,53 @@ cdef class RingHandle:
         True if nothing is left, False if a live publisher is in the middle of a record.
         """
         cdef record_t record
-        cdef uint64_t position, claimed = 0
-        cdef bint behind = False    # a claim in progress, which is at `claimed`
+        cdef uint64_t head
         cdef int status
         # SYNC epoch-moved (A): then the drain; a publisher commits, then loads the epoch.
         fc_store_seqcst_u32(&self.ring.shared.epoch, fc_load_relaxed_u32(&self.ring.shared.epoch) + 1)
         ring_close(&self.ring)
-        position = fc_load_relaxed_u64(&self.ring.shared.head) & FC_POS_MASK
         while True:
-            status = ring_peek(&self.ring, &position, &record)
+            status = contested_peek(&self.ring, &head, &record)
             if status == RING_OK:
-                if inherit is not None and inherit(
+                # Nothing is claimed any more, so these cells stay as they are, whoever moves the head.
+                inherited = inherit is not None and inherit(
                     record.epoch, PyBytes_FromStringAndSize(<const char *>record.payload, record.nbytes)
-                ):
-                    if behind:
-                        ring_pass_over(&self.ring, position, &record)
-                    else:
-                        ring_release(&self.ring, (position + record.cells) & FC_POS_MASK)
-                elif not behind:    # else it is dropped, and counted, by the next agent of this inbox
+                )
+                if contested_advance(&self.ring, head, &record) and not inherited:
                     fc_fetch_add_relaxed_u64(&self.ring.shared.discarded, 1)
-                position = (position + record.cells) & FC_POS_MASK
             elif status == RING_BUSY and not self._owner_alive(record.owner):
-                ring_abort_dead(&self.ring, position, &record)
-            elif status == RING_BUSY and inherit is not None:
-                if not behind:
-                    behind, claimed = True, position
-                position = (position + record.cells) & FC_POS_MASK
+                ring_abort_dead(&self.ring, head & FC_POS_MASK, &record)
             else:
                 break
-        ring_release(&self.ring, claimed if behind else position)
-        return status == RING_EMPTY and not behind
+        if status == RING_BUSY and inherit is not None:
+            self.pass_on_behind((head + record.cells) & FC_POS_MASK, inherit)
+        return status == RING_EMPTY
+
+    cdef int pass_on_behind(self, uint64_t position, inherit) except -1:
+        """_retire_inbox() of what lies behind the claim of a live publisher. What nobody inherits is dropped,
+        and counted, by the next agent of this inbox.
+        """
+        cdef record_t record
+        cdef int status
+        while True:
+            status = ring_peek(&self.ring, &position, &record)
+            if status == RING_BUSY and not self._owner_alive(record.owner):
+                ring_abort_dead(&self.ring, position, &record)
+                continue
+            if status != RING_OK and status != RING_BUSY:
+                return 0
+            if status == RING_OK and inherit(
+                record.epoch, PyBytes_FromStringAndSize(<const char *>record.payload, record.nbytes)
+            ):
+                ring_pass_over(&self.ring, position, &record)
+            position = (position + record.cells) & FC_POS_MASK
 
     def _put_into_inbox(self, uint32_t epoch, bytes data not None):
         """Under the gate: put a record into this inbox if it has that epoch; whether there was room."""
         if fc_load_relaxed_u32(&self.ring.shared.epoch) != epoch:
             return False
         self.epoch = epoch
+        self.contested = fc_load_relaxed_u32(&self.ring.shared.overflow) == FC_OVERFLOW_DROP_OLDEST
         return self.write(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)) == 1
 
     @property

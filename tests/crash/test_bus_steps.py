@@ -37,8 +37,8 @@ STEPS = [
     Step("leave", "tables", "TABLE_MID_WRITE", "agent.close()"),
     Step("leave", "tables", "TABLE_BEFORE_GENERATION", "agent.close()"),
     Step("leave", "tables", "TABLE_MID_WRITE", "agent.close()", 2),
-    Step("leave", "protocol", "CONSUME_BEFORE_HEAD", "agent.close()"),
-    Step("leave", "protocol", "CONSUME_AFTER_HEAD", "agent.close()"),
+    Step("leave", "contested", "CONSUME_BEFORE_HEAD", "agent.close()"),
+    Step("leave", "contested", "CONSUME_AFTER_HEAD", "agent.close()"),
     Step("leave", "segment", "LEAVE_BEFORE_FREE", "agent.close()"),
     Step("publish", "protocol", "CLAIM_BEFORE_CAS", "agent.publish('y', data)"),
     Step("publish", "protocol", "CLAIM_AFTER_CAS", "agent.publish('y', data)"),
@@ -46,7 +46,7 @@ STEPS = [
     Step("publish", "protocol", "COMMIT_BEFORE_HEADER", "agent.publish('y', data)"),
     Step("publish", "protocol", "COMMIT_AFTER_HEADER", "agent.publish('y', data)"),
     Step("publish urgent", "protocol", "COMMIT_AFTER_HEADER", "agent.publish('y', data, priority=0)"),
-    Step("publish many", "port", "BATCH_BETWEEN_HEADERS", "agent.publish_many('y', [data] * 5)"),
+    Step("publish many", "outboxes", "BATCH_BETWEEN_HEADERS", "agent.publish_many('y', [data] * 5)"),
     Step("publish many", "protocol", "COMMIT_BEFORE_HEADER", "agent.publish_many('y', [data] * 5)"),
     Step(
         "publish after padding",
@@ -64,7 +64,7 @@ STEPS = [
 REAPING = [
     Step("reap", "tables", "TABLE_MID_WRITE", "bus.join('second')"),
     Step("reap", "tables", "TABLE_BEFORE_GENERATION", "bus.join('second')"),
-    Step("reap", "protocol", "CONSUME_BEFORE_HEAD", "bus.join('second')"),
+    Step("reap", "contested", "CONSUME_BEFORE_HEAD", "bus.join('second')"),
     Step("reap", "segment", "REAP_BEFORE_FREE", "bus.join('second')"),
     Step("reap", "segment", "LEAVE_BEFORE_FREE", "bus.join('second')"),
 ]
@@ -261,8 +261,8 @@ class TestHeirs:
             ("protocol", "WRITE_HALF"),
             ("protocol", "COMMIT_BEFORE_HEADER"),
             ("protocol", "COMMIT_AFTER_HEADER"),
-            ("protocol", "CONSUME_BEFORE_HEAD"),
-            ("protocol", "CONSUME_AFTER_HEAD"),
+            ("contested", "CONSUME_BEFORE_HEAD"),
+            ("contested", "CONSUME_AFTER_HEAD"),
         ],
     )
     def test_get_all_of_it_and_at_most_one_message_twice(

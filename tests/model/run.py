@@ -50,6 +50,7 @@ FULL_LARGE = (
 )
 LARGE = (
     *FULL_LARGE,
+    ("contested", ("ANY_SIZE",)),
     ("close_epoch", ("K=2",)),
     ("wait", ("P=3", "CRASH")),
     ("reap", ("JOINERS=2",)),
@@ -65,6 +66,11 @@ CASES = (
     Case("ring", ("K=1", "STRAY", "HELP_ONCE"), "the helper gives up when its CAS fails"),
     Case("batch"),
     Case("batch", ("FIRST_FIRST",), "the first header flips before the inner ones are stored"),
+    Case("contested"),
+    Case("contested", ("STORE_HEAD",), "the consumer stores the head, where others move it too"),
+    Case("contested", ("MOVE_FIRST",), "it moves the head, and then copies the record out"),
+    Case("contested", ("DROP_WRITING",), "a record that is being written is dropped"),
+    Case("contested", ("NO_SECOND_LOOK_AT_ROOM",), "a dropper does not look again whether there is room"),
     Case("close_epoch"),
     Case("close_epoch", ("PUNCH_HEADERS",)),
     Case("close_epoch", ("NO_CLOSE",), "the ring of an agent that leaves stays open"),

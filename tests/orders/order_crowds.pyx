@@ -15,6 +15,7 @@ from fastcomm._core.atomics cimport (
     fc_load_relaxed_u64,
     fc_store_relaxed_u32,
 )
+from fastcomm._core.contested cimport *
 from fastcomm._core.futex cimport fc_futex_wait
 from fastcomm._core.layout cimport *
 from fastcomm._core.protocol cimport *
@@ -65,10 +66,14 @@ cdef inline uint64_t bytes_of(uint32_t number) noexcept nogil:
     return 8 + number % 150
 
 
+cdef void make_numbered(unsigned char *payload, uint32_t number) noexcept nogil:
+    memset(payload, number & 0xFF, bytes_of(number))
+    memcpy(payload, &number, 4)
+
+
 cdef void write_numbered(ring_t *ring, uint64_t position, uint32_t number) noexcept nogil:
     cdef unsigned char[160] payload
-    memset(payload, number & 0xFF, sizeof(payload))
-    memcpy(payload, &number, 4)
+    make_numbered(payload, number)
     ring_write_record(ring, position, payload, bytes_of(number), 0)
 
 
@@ -205,6 +210,110 @@ cdef bint run_ring_crowd(uint32_t cells) noexcept nogil:
     run_threads(parts, PRODUCERS + CONSUMERS, members, sizeof(member_t))
     free(crowd.memory)
     return not crowd.failed and crowd.received == crowd.total
+
+
+# --------------------------------------------------------------------------- a ring that drops what is oldest
+
+cdef struct contest_t:
+    unsigned char *memory
+    uint32_t gone              # relaxed
+    uint32_t refused           # relaxed: that found something unfinished in their way
+    uint32_t received
+    bint failed                # plain: set only when the run fails anyway
+
+
+cdef struct rival_t:
+    contest_t *contest
+    ring_t ring
+    uint32_t number            # of the producer
+    uint64_t dropped
+
+
+cdef void *put_newest(void *arg) noexcept nogil:
+    """Never waits; some claims are left behind by the dead, for the consumer to give up."""
+    cdef rival_t *me = <rival_t *>arg
+    cdef unsigned char[160] payload
+    cdef record_t oldest
+    cdef claim_t claim
+    cdef size_t taken
+    cdef uint32_t cells, number = 0
+    cdef int status
+    while number < <uint32_t>RECORDS:
+        if number % 50 == 7 * me.number:
+            me.ring.owner = DEAD
+            ring_claim(&me.ring, 1, &claim)
+            me.ring.owner = me.number + 1
+        cells = record_cells(bytes_of(number))
+        status = contested_claim_run(&me.ring, &cells, 1, &claim, &taken, &me.dropped, &oldest)
+        if status == RING_OK:
+            make_numbered(payload, number)
+            contested_write_record(&me.ring, claim.position, payload, bytes_of(number), 0)
+            ring_commit(&me.ring, &claim, cells)
+        elif status == RING_BUSY:
+            fc_fetch_add_relaxed_u32(&me.contest.refused, 1)
+        else:
+            me.contest.failed = True
+        number += 1
+    fc_fetch_add_relaxed_u32(&me.contest.gone, 1)
+    return NULL
+
+
+cdef void *take_oldest(void *arg) noexcept nogil:
+    cdef rival_t *me = <rival_t *>arg
+    cdef uint64_t[20] copy
+    cdef uint32_t[PRODUCERS] next
+    cdef record_t record
+    cdef uint64_t head
+    cdef uint32_t number = 0, producer
+    cdef int status
+    cdef bint ended
+    memset(next, 0, sizeof(next))
+    while not me.contest.failed:
+        ended = fc_load_relaxed_u32(&me.contest.gone) == PRODUCERS
+        status = contested_peek(&me.ring, &head, &record)
+        if status == RING_EMPTY:
+            if ended:
+                break
+            sched_yield()
+        elif status == RING_BUSY and record.owner == DEAD:
+            ring_abort_dead(&me.ring, head & FC_POS_MASK, &record)
+        elif status == RING_OK and contested_take(&me.ring, head, &record, <unsigned char *>copy):
+            record.payload = <unsigned char *>copy
+            memcpy(&number, copy, 4)
+            producer = record.owner - 1
+            if producer >= PRODUCERS or number < next[producer] or not is_numbered(&record, number):
+                me.contest.failed = True
+                break
+            next[producer] = number + 1
+            me.contest.received += 1
+        elif status == RING_CORRUPT:
+            me.contest.failed = True
+    return NULL
+
+
+cdef bint run_contest() noexcept nogil:
+    """What was received and what was dropped is what was sent."""
+    cdef contest_t contest
+    cdef rival_t[PRODUCERS + 1] rivals
+    cdef part_t[PRODUCERS + 1] parts
+    cdef size_t size = FC_RING_BYTES(CELLS)
+    cdef uint64_t dropped = 0, counted
+    cdef uint32_t i
+    memset(&contest, 0, sizeof(contest))
+    contest.memory = <unsigned char *>aligned_alloc(64, size)
+    memset(contest.memory, 0, size)
+    ring_format(contest.memory, CELLS, False, FC_POS_MASK + 1 - 8 * CELLS)
+    for i in range(<uint32_t>(PRODUCERS + 1)):
+        rivals[i].contest, rivals[i].number, rivals[i].dropped = &contest, i, 0
+        ring_attach(&rivals[i].ring, contest.memory, size, i + 1)
+        parts[i] = put_newest if i < PRODUCERS else take_oldest
+    run_threads(parts, PRODUCERS + 1, rivals, sizeof(rival_t))
+    for i in range(<uint32_t>PRODUCERS):
+        dropped += rivals[i].dropped
+    counted = fc_load_relaxed_u64(&rivals[0].ring.shared.dropped)
+    free(contest.memory)
+    return (not contest.failed and dropped == counted
+            and contest.received + dropped + contest.refused == PRODUCERS * RECORDS)
 
 
 # ---------------------------------------------------------------------------------- an inbox that is reopened
@@ -400,6 +509,9 @@ def run(str name not None):
     if name == small or name == large:
         with nogil:
             right = run_ring_crowd(cells)
+    elif name == "a ring that drops":
+        with nogil:
+            right = run_contest()
     elif name == "an inbox":
         with nogil:
             right = run_inbox_crowd()

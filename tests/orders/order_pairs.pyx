@@ -14,6 +14,7 @@ from libc.stdlib cimport free
 from libc.string cimport memset
 
 from fastcomm._core.atomics cimport fc_load_relaxed_u32, fc_load_relaxed_u64, fc_store_relaxed_u32
+from fastcomm._core.contested cimport contested_advance, contested_peek
 from fastcomm._core.layout cimport *
 from fastcomm._core.participant cimport slot_set_state, slot_state
 from fastcomm._core.protocol cimport *
@@ -36,6 +37,7 @@ cdef struct world_t:
     claim_t claim
     record_t record
     uint64_t tail
+    uint64_t head
     fc_participant_t participant
     uint32_t role
     fc_queue_t queue
@@ -141,6 +143,15 @@ cdef void commit_one(world_t *w) noexcept nogil:
 
 cdef void release_cell(world_t *w) noexcept nogil:
     ring_release(&w.first, w.claim.position + 1)
+
+
+cdef void commit_and_look(world_t *w) noexcept nogil:
+    commit_one(w)
+    contested_peek(&w.first, &w.head, &w.record)
+
+
+cdef void advance_head(world_t *w) noexcept nogil:
+    contested_advance(&w.first, w.head, &w.record)
 
 
 cdef void read_head(world_t *w) noexcept nogil:
@@ -254,7 +265,7 @@ cdef void wake_always(world_t *w) noexcept nogil:
 
 # ----------------------------------------------------------------------------------------------------- pairs
 
-cdef pair_t[25] PAIRS = [
+cdef pair_t[26] PAIRS = [
     [b"commit and peek", claim_one, commit, peek],
     [b"commit and walk", claim_one, commit, walk],
     [b"commit and help", claim_one, commit, help_second],
@@ -265,6 +276,7 @@ cdef pair_t[25] PAIRS = [
     [b"close and read the tail", nothing, close, read_tail],
     [b"reopen and read the tail", close, reopen, read_tail],
     [b"release and read the head", commit_one, release_cell, read_head],
+    [b"take or drop and read the head", commit_and_look, advance_head, read_head],
     [b"drop and take a role", take_role, drop_role, take_dropped_role],
     [b"join and look at the slot", nothing, join_slot, look_at_slot],
     [b"give back and take the lock", take_lock, give_lock_back, take_free_lock],

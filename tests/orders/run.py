@@ -29,7 +29,14 @@ BUILD = Path(
 )
 SECONDS = 120.0
 REPORTED = 66  # exit status that ThreadSanitizer is told to use
-CROWDS = ("a ring of 16 cells", "a ring of 64 cells", "an inbox", "a queue", "an entry")
+CROWDS = (
+    "a ring of 16 cells",
+    "a ring of 64 cells",
+    "a ring that drops",
+    "an inbox",
+    "a queue",
+    "an entry",
+)
 PROGRAM = """if True:
     import sys
     import order_crowds, order_pairs

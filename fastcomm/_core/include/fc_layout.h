@@ -152,7 +152,7 @@ _Static_assert(offsetof(fc_ring_t, not_full) == 512, "layout");
 _Static_assert(offsetof(fc_ring_t, consumer) == 640, "layout");
 _Static_assert(sizeof(fc_ring_t) == 768, "layout");
 
-enum { FC_OVERFLOW_BLOCK = 0, FC_OVERFLOW_ERROR = 1, FC_OVERFLOW_DROP_NEWEST = 2 };
+enum { FC_OVERFLOW_BLOCK = 0, FC_OVERFLOW_ERROR = 1, FC_OVERFLOW_DROP_NEWEST = 2, FC_OVERFLOW_DROP_OLDEST = 3 };
 
 /* A ring in memory: fc_ring_t | uint64_t header[cells] | data, 64 bytes for each cell. */
 #define FC_RING_BYTES(cells) (sizeof(fc_ring_t) + (uint64_t)(cells) * (8 + FC_CELL))
