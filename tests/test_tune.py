@@ -156,7 +156,7 @@ class TestTuneAffinity:
         import tune_affinity
 
         options = tune_affinity.parse(["--cores"])
-        assert tune_affinity.choose_cpus(options, machine("two_sockets_smt", tmp_path)) == list(range(16))
+        assert tune_affinity.choose_cpus(options, machine("two_sockets_smt", tmp_path)) == list(range(32))
 
 
 class TestTuneAgents:

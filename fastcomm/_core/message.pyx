@@ -347,7 +347,7 @@ cdef class Receiver:
         message.sent_ns = envelope.sent_ns
         message.priority = envelope.priority
         message._subscription = envelope.subscription
-        if envelope.inbox_sequence and record.owner <= self.publisher_count:
+        if envelope.inbox_sequence and 1 <= record.owner <= self.publisher_count:
             self.lost += follow(&self.publishers[record.owner - 1], &envelope)
         self.spare = None
         self.inbox.advance(record)

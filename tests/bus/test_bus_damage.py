@@ -120,6 +120,18 @@ class TestInboxWords:
         ):
             receiver.receive(0.1)
 
+    @pytest.mark.parametrize("owner", [0, 4094])
+    def test_a_message_of_no_slot_is_received_and_not_numbered(
+        self, small_bus: Bus, pair: tuple[Agent, Agent], owner: int
+    ) -> None:
+        sender, receiver = pair
+        sender.publish("x", b"data")
+        memory = small_bus._inbox_memory(1)
+        header = int.from_bytes(memory[768:776], "little")
+        write(memory, 768, header & ~(0xFFF << 20) | owner << 20)
+        assert receiver.receive(0.1).data == b"data"
+        assert receiver.stats().lost == 0
+
 
 class TestTables:
     @pytest.mark.parametrize(
