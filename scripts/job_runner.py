@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CI = os.environ.get("CI", "") not in ("", "0", "false")
-STEP_SECONDS = 900.0  # longer than any step takes: it ends what hangs
+STEP_SECONDS = 1800.0  # longer than any step takes: it ends what hangs
 INTERRUPT_SECONDS = 10.0  # for pytest to close its fixtures after Ctrl-C
 
 
