@@ -161,6 +161,7 @@ def test_who_is_stopped_there_and_goes_on_has_done_what_it_was_to(bus: Bus, step
     with bus.join("sender") as sender, bus.join("receiver") as receiver:
         receiver.subscribe("x")
         with Peer(joined(bus.name, "victim", "x", "victim.>")) as victim:
+            sender.publish("victim.unread", b"")  # for leaving to pass over
             start(step, victim)
             for i in range(10):
                 sender.publish("x", i)
