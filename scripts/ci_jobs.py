@@ -234,9 +234,9 @@ def fuzz(count: Count) -> None:
 
 
 def chaos(count: Count) -> None:
-    """The kill campaign: 2,000 kills at least in all, and somebody killed at each fault hook."""
-    kill_campaign(count, build(DEBUG), DEBUG, 2, "--require-kills", 1300, "--require-hooks")
-    kill_campaign(count, ROOT, RELEASE, 1, "--require-kills", 700)
+    """The kill campaign: 1,200 kills at least in all, and somebody killed at each fault hook."""
+    kill_campaign(count, build(DEBUG), DEBUG, 2, "--require-kills", 800, "--require-hooks")
+    kill_campaign(count, ROOT, RELEASE, 1, "--require-kills", 400)
 
 
 def kill_campaign(count: Count, library: Path, variant: Variant, minutes: int, *options: object) -> None:

@@ -449,10 +449,10 @@ cdef class Receiver:
         return 0
 
     cdef Py_ssize_t drain(self) except -1:
-        """Take what the inbox has into the backlog, up to its bound; returns how many."""
+        """Take what the inbox has into the backlog, up to its bound; returns how many that were."""
         cdef record_t record
         cdef Message message
-        cdef Py_ssize_t before = self.backlog.size
+        cdef Py_ssize_t taken = 0    # the size of the backlog does not tell: another thread may take from it
         while self.backlog.size < self.max_pending and self.look_inbox(&record):
             try:
                 # Publishing the position can ring FIFOs, which lets another thread run: it must find this one
@@ -461,14 +461,16 @@ cdef class Receiver:
                     message = self.take(&record)
                     if message is not None and message.call_kind <= FC_CALL_REQUEST:
                         self.backlog.push(message, message.priority)
+                        taken += 1
                 finally:
                     self.inbox.publish_position()
                 if message is not None and message.call_kind > FC_CALL_REQUEST:
                     self.end_call(message)
             except CorruptSegmentError as error:
                 self.backlog.push(error, FC_NORMAL)    # for receive() to raise
+                taken += 1
         self.tell_backlog()
-        return self.backlog.size - before
+        return taken
 
     cdef int tell_backlog(self) noexcept:
         """For publishers to a group, which choose the member with the least."""
